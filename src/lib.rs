@@ -5,6 +5,8 @@
 //! | module | what it is | needs |
 //! | --- | --- | --- |
 //! | [`protocol`], [`units`], [`clock`] | frames as octets; quantities; time as a number | nothing |
+//! | [`engine`], the traits of [`link`] and [`storage`] | one request in, one decision out | nothing |
+//! | back ends of [`link`] and [`storage`] | sockets, captures, files, devices | `std` |
 //!
 //! Without features the crate is `no_std`, allocates nothing and does no I/O: the engine runs on
 //! bare metal as it does here. See `examples/freestanding`.
@@ -12,6 +14,11 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod clock;
+pub mod engine;
+pub mod link;
 pub mod protocol;
+pub mod storage;
 pub mod units;
 
+#[cfg(feature = "std")]
+pub mod wake;

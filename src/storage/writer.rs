@@ -1,0 +1,608 @@
+//! The writer: one thread for each disk that applies writes in order and makes them durable in
+//! groups.
+//!
+//! The poll loop copies a write into a buffer that was allocated at start and passes it on through
+//! a ring; the writer passes the buffer back through another. Nothing is allocated or locked, and
+//! the loop makes a system call only to wake a writer that sleeps. Groups grow by themselves:
+//! whatever arrives while one is being synced is the next.
+//!
+//! # Invariants
+//! * Jobs are carried out in the order of their tickets.
+//! * A failure is on record before `applied` or `durable` reaches its ticket.
+//! * After a sync has failed nothing is written any more and nothing is called durable: what the
+//!   kernel has dropped then cannot be known, and a second sync would claim success.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rtrb::{Consumer, Producer, RingBuffer};
+
+use super::{Accepted, Fault, Ticket};
+use crate::clock::{self, Instant};
+use crate::protocol::{MAX_MTU, sectors_per_frame};
+use crate::units::SECTOR_SIZE;
+use crate::wake::Waker;
+
+/// Octets of one buffer: what the longest frame carries. A longer write takes several.
+pub(super) const SLOT_BYTES: usize = sectors_per_frame(MAX_MTU) as usize * SECTOR_SIZE;
+/// Buffers, which is how many frames can be waiting to be written: 2.2 MiB for each disk, and four
+/// times the buffer count that targets advertise.
+pub(super) const SLOTS: usize = 256;
+/// Jobs that can be waiting: writes, and some flushes and discards, which take no buffer.
+pub(super) const JOBS: usize = SLOTS + 64;
+/// Writes that lie one behind the other and are merged into one system call, at most.
+const RUN: usize = 64;
+/// Failures that are remembered until they are asked for. More than jobs can be waiting.
+const FAILURES: usize = 4096;
+/// How long data may stay volatile on a disk that syncs only on flush, for lack of a flush.
+const VOLATILE_FOR: Duration = Duration::from_secs(5);
+
+/// When data is made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SyncPolicy {
+    /// After every group of writes: for targets that acknowledge a write when it is durable.
+    #[default]
+    EveryGroup,
+    /// On flush, on close, and five seconds after a write at the latest: for targets that
+    /// acknowledge a write when it is applied.
+    OnFlush,
+}
+
+/// What the writer writes to.
+pub(super) trait Disk: Send + 'static {
+    /// The end of what may be written, in bytes. Writes past it fail rather than make the disk
+    /// longer.
+    fn len(&mut self) -> io::Result<u64>;
+    /// Writes all of `parts`, one behind the other, from `offset` on.
+    fn write(&mut self, offset: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()>;
+    /// Makes durable what was written.
+    fn sync(&mut self) -> io::Result<()>;
+    /// Makes a range read as zeros.
+    fn punch(&mut self, offset: u64, len: u64) -> io::Result<()>;
+}
+
+#[derive(Debug)]
+enum Job {
+    Write(WriteJob),
+    Discard { ticket: Ticket, offset: u64, len: u64 },
+    Flush { ticket: Ticket },
+}
+
+#[derive(Debug)]
+struct WriteJob {
+    ticket: Ticket,
+    offset: u64,
+    buffer: Box<[u8]>,
+    len: usize,
+    /// The last piece of its ticket.
+    last: bool,
+}
+
+impl WriteJob {
+    fn data(&self) -> &[u8] {
+        &self.buffer[..self.len]
+    }
+
+    fn end(&self) -> u64 {
+        self.offset + self.len as u64
+    }
+}
+
+/// What both threads see.
+#[derive(Debug)]
+struct Shared {
+    applied: AtomicU64,
+    durable: AtomicU64,
+    /// The first ticket that a failed sync took down; `u64::MAX` while all is well.
+    failed_from: AtomicU64,
+    failures: Failures,
+    /// The loop waits for room.
+    starved: AtomicBool,
+    closing: AtomicBool,
+}
+
+/// Tickets that failed, until somebody asks; each in the place that its number says.
+struct Failures {
+    /// A ticket and its fault, 3 bits; 0 when there is none.
+    places: Box<[AtomicU64]>,
+    /// The highest ticket that was pushed out of its place unasked.
+    forgotten: AtomicU64,
+}
+
+impl fmt::Debug for Failures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the thousands of places.
+        f.debug_struct("Failures").field("forgotten", &self.forgotten).finish_non_exhaustive()
+    }
+}
+
+impl Failures {
+    fn new() -> Self {
+        Self {
+            places: (0..FAILURES).map(|_| AtomicU64::new(0)).collect(),
+            forgotten: AtomicU64::new(0),
+        }
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "the remainder is below FAILURES")]
+    fn place(&self, ticket: Ticket) -> &AtomicU64 {
+        &self.places[(ticket.0 % FAILURES as u64) as usize]
+    }
+
+    /// By the writer, before the ticket is published.
+    fn record(&self, ticket: Ticket, fault: Fault) {
+        let code = match fault {
+            Fault::OutOfRange => 1,
+            Fault::Media => 2,
+            Fault::NoSpace => 3,
+            Fault::WriteProtected => 4,
+            Fault::Aborted => 5,
+        };
+        let old = self.place(ticket).swap(ticket.0 << 3 | code, Ordering::AcqRel) >> 3;
+        if old != 0 && old != ticket.0 {
+            self.forgotten.fetch_max(old, Ordering::AcqRel);
+        }
+    }
+
+    /// By the loop, after the ticket was published.
+    fn take(&self, ticket: Ticket) -> Result<(), Fault> {
+        let place = self.place(ticket);
+        let entry = place.load(Ordering::Acquire);
+        if entry >> 3 == ticket.0 && entry != 0 {
+            // The writer may have put a later failure here meanwhile, which must stay.
+            let _ = place.compare_exchange(entry, 0, Ordering::AcqRel, Ordering::Acquire);
+            return Err(match entry & 7 {
+                1 => Fault::OutOfRange,
+                3 => Fault::NoSpace,
+                4 => Fault::WriteProtected,
+                5 => Fault::Aborted,
+                _ => Fault::Media,
+            });
+        }
+        // Rather one error too many than a failure taken for success.
+        if ticket.0 <= self.forgotten.load(Ordering::Acquire) { Err(Fault::Media) } else { Ok(()) }
+    }
+}
+
+/// The loop's end of a writer.
+#[derive(Debug)]
+pub(super) struct Writer {
+    jobs: Producer<Job>,
+    free: Consumer<Box<[u8]>>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    last: Ticket,
+    starved: bool,
+}
+
+impl Writer {
+    /// Starts the thread that writes to `disk`. `name` is for the log.
+    pub(super) fn start(
+        disk: impl Disk,
+        name: String,
+        policy: SyncPolicy,
+        waker: Option<Waker>,
+    ) -> io::Result<Self> {
+        let (jobs, job_queue) = RingBuffer::new(JOBS);
+        let (mut freed, free) = RingBuffer::new(SLOTS);
+        for _ in 0..SLOTS {
+            // The ring has room for exactly these.
+            let _ = freed.push(vec![0; SLOT_BYTES].into_boxed_slice());
+        }
+        let shared = Arc::new(Shared {
+            applied: AtomicU64::new(0),
+            durable: AtomicU64::new(0),
+            failed_from: AtomicU64::new(u64::MAX),
+            failures: Failures::new(),
+            starved: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+        });
+        let worker = Worker {
+            disk,
+            name,
+            policy,
+            waker,
+            jobs: job_queue,
+            free: freed,
+            shared: Arc::clone(&shared),
+            run: Vec::with_capacity(RUN),
+            limit: 0,
+            done: Ticket::NONE,
+            // What somebody else wrote before this was opened may not be durable yet.
+            dirty: true,
+            dirty_since: clock::now(),
+            flush: false,
+            complained: None,
+        };
+        let thread = thread::Builder::new().name("writer".into()).spawn(move || worker.run())?;
+        Ok(Self { jobs, free, shared, thread: Some(thread), last: Ticket::NONE, starved: false })
+    }
+
+    /// Takes `data` for the disk from byte `offset` on.
+    pub(super) fn write(&mut self, offset: u64, data: &[u8]) -> Result<Accepted, Fault> {
+        self.check_health()?;
+        let pieces = data.len().div_ceil(SLOT_BYTES);
+        if pieces == 0 {
+            return Ok(Accepted::Done(Ticket::NONE));
+        }
+        if pieces > SLOTS {
+            return Err(Fault::Aborted);
+        }
+        if !self.has_room(pieces, pieces) {
+            return Ok(Accepted::Later);
+        }
+        let ticket = self.next_ticket();
+        let mut at = offset;
+        for (piece, part) in data.chunks(SLOT_BYTES).enumerate() {
+            let Ok(mut buffer) = self.free.pop() else {
+                unreachable!("buffers were counted above, and nobody else takes them")
+            };
+            buffer[..part.len()].copy_from_slice(part);
+            let last = piece + 1 == pieces;
+            let job = WriteJob { ticket, offset: at, buffer, len: part.len(), last };
+            self.submit(Job::Write(job));
+            at += part.len() as u64;
+        }
+        self.kick();
+        Ok(Accepted::Done(ticket))
+    }
+
+    /// Takes a range to be zeroed.
+    pub(super) fn discard(&mut self, offset: u64, len: u64) -> Result<Accepted, Fault> {
+        self.take(|ticket| Job::Discard { ticket, offset, len })
+    }
+
+    /// Asks for a sync.
+    pub(super) fn flush(&mut self) -> Result<Accepted, Fault> {
+        self.take(|ticket| Job::Flush { ticket })
+    }
+
+    fn take(&mut self, job: impl FnOnce(Ticket) -> Job) -> Result<Accepted, Fault> {
+        self.check_health()?;
+        if !self.has_room(1, 0) {
+            return Ok(Accepted::Later);
+        }
+        let ticket = self.next_ticket();
+        self.submit(job(ticket));
+        self.kick();
+        Ok(Accepted::Done(ticket))
+    }
+
+    fn check_health(&self) -> Result<(), Fault> {
+        let failed = self.shared.failed_from.load(Ordering::Acquire) != u64::MAX;
+        if failed || self.jobs.is_abandoned() { Err(Fault::Media) } else { Ok(()) }
+    }
+
+    fn next_ticket(&mut self) -> Ticket {
+        self.last = Ticket(self.last.0 + 1);
+        self.last
+    }
+
+    /// Whether jobs and buffers are to be had. If not, the writer will wake the loop.
+    fn has_room(&mut self, jobs: usize, buffers: usize) -> bool {
+        if self.jobs.slots() >= jobs && self.free.slots() >= buffers {
+            return true;
+        }
+        self.starved = true;
+        self.shared.starved.store(true, Ordering::Relaxed);
+        // Pairs with the fence in `Worker::make_room`: either the writer sees the flag, or this
+        // sees the room that it made.
+        fence(Ordering::SeqCst);
+        self.jobs.slots() >= jobs && self.free.slots() >= buffers
+    }
+
+    fn submit(&mut self, job: Job) {
+        // There is room: `has_room` said so, and only this thread takes it away.
+        let pushed = self.jobs.push(job);
+        debug_assert!(pushed.is_ok(), "room for the job was counted");
+    }
+
+    /// A system call only when the writer sleeps.
+    fn kick(&self) {
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+    }
+
+    pub(super) fn applied(&self) -> Ticket {
+        Ticket(self.shared.applied.load(Ordering::Acquire))
+    }
+
+    pub(super) fn durable(&self) -> Ticket {
+        Ticket(self.shared.durable.load(Ordering::Acquire))
+    }
+
+    pub(super) fn outcome(&self, ticket: Ticket) -> Result<(), Fault> {
+        if ticket == Ticket::NONE {
+            return Ok(());
+        }
+        if ticket.0 >= self.shared.failed_from.load(Ordering::Acquire) {
+            return Err(Fault::Media);
+        }
+        self.shared.failures.take(ticket)
+    }
+
+    /// Whether there is room again after there was none.
+    pub(super) fn progress(&mut self) -> bool {
+        if !self.starved {
+            return false;
+        }
+        // A write of several pieces may have to wait on: then it will say so again. A writer that
+        // is gone makes no room, but a reason to hear of it.
+        let news = self.jobs.is_abandoned() || (self.jobs.slots() > 0 && self.free.slots() > 0);
+        self.starved = !news;
+        news
+    }
+
+    /// Carries out what was taken, makes it durable and ends the thread.
+    pub(super) fn close(&mut self) -> Result<(), Fault> {
+        let Some(thread) = self.thread.take() else { return self.check_sync() };
+        self.shared.closing.store(true, Ordering::Release);
+        thread.thread().unpark();
+        thread.join().map_err(|_| Fault::Media)?;
+        self.check_sync()
+    }
+
+    fn check_sync(&self) -> Result<(), Fault> {
+        match self.shared.failed_from.load(Ordering::Acquire) {
+            u64::MAX => Ok(()),
+            _ => Err(Fault::Media),
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Failures have been logged, and there is nobody left to tell.
+        let _ = self.close();
+    }
+}
+
+/// The thread's end.
+struct Worker<D> {
+    disk: D,
+    name: String,
+    policy: SyncPolicy,
+    waker: Option<Waker>,
+    jobs: Consumer<Job>,
+    free: Producer<Box<[u8]>>,
+    shared: Arc<Shared>,
+    /// Writes that lie one behind the other and are not written yet.
+    run: Vec<WriteJob>,
+    /// The end of the disk, in bytes, as of the start of the group.
+    limit: u64,
+    /// Everything up to here is carried out.
+    done: Ticket,
+    /// Something was written since the last sync.
+    dirty: bool,
+    dirty_since: Instant,
+    /// The group has a flush.
+    flush: bool,
+    complained: Option<Instant>,
+}
+
+impl<D: Disk> Worker<D> {
+    fn run(mut self) {
+        loop {
+            // Looked at first: jobs that were pushed before closing are then seen below.
+            let closing = self.shared.closing.load(Ordering::Acquire);
+            if !self.jobs.is_empty() {
+                self.group();
+            } else if closing {
+                if self.dirty {
+                    self.sync();
+                }
+                return;
+            } else if self.policy == SyncPolicy::OnFlush && self.dirty {
+                thread::park_timeout(VOLATILE_FOR);
+                self.sync_overdue();
+            } else {
+                thread::park();
+            }
+        }
+    }
+
+    /// Carries out all jobs that there are, and those that arrive meanwhile up to a limit, so that
+    /// what one burst of frames brings shares one sync.
+    fn group(&mut self) {
+        self.limit = self.disk.len().unwrap_or_else(|error| {
+            log::error!("{}: its size cannot be told, writes fail: {error}", self.name);
+            0
+        });
+        let mut taken = 0;
+        while taken < JOBS {
+            let Ok(job) = self.jobs.pop() else { break };
+            taken += 1;
+            match job {
+                Job::Write(write) => self.gather(write),
+                Job::Discard { ticket, offset, len } => {
+                    self.write_run();
+                    self.punch(ticket, offset, len);
+                    self.publish(ticket);
+                }
+                Job::Flush { ticket } => {
+                    self.write_run();
+                    self.flush = true;
+                    self.publish(ticket);
+                }
+            }
+        }
+        self.write_run();
+        if self.flush || self.policy == SyncPolicy::EveryGroup {
+            self.sync();
+        } else {
+            self.sync_overdue();
+        }
+        self.flush = false;
+        if let Some(waker) = &self.waker {
+            waker.wake();
+        }
+    }
+
+    fn gather(&mut self, write: WriteJob) {
+        let adjacent = self.run.last().is_none_or(|last| last.end() == write.offset);
+        if !adjacent || self.run.len() == RUN {
+            self.write_run();
+        }
+        self.run.push(write);
+    }
+
+    fn failed(&self) -> bool {
+        self.shared.failed_from.load(Ordering::Relaxed) != u64::MAX
+    }
+
+    fn write_run(&mut self) {
+        let Some(first) = self.run.first() else { return };
+        // Fail-stop: the outcomes are bad already.
+        if !self.failed() {
+            let offset = first.offset;
+            let mut parts: heapless::Vec<IoSlice<'_>, RUN> =
+                self.run.iter().map(|write| IoSlice::new(write.data())).collect();
+            let fits = self.run.last().is_some_and(|last| last.end() <= self.limit);
+            let whole = fits && self.disk.write(offset, &mut parts).is_ok();
+            drop(parts);
+            if !whole {
+                self.write_singly();
+            }
+            self.mark_dirty();
+        }
+        let mut done = self.done;
+        for write in self.run.drain(..) {
+            if write.last {
+                done = write.ticket;
+            }
+            // The ring has room for all the buffers there are.
+            let _ = self.free.push(write.buffer);
+        }
+        self.publish(done);
+    }
+
+    /// Finds out which write of a run failed, and why. The others are written twice, with the same
+    /// octets.
+    fn write_singly(&mut self) {
+        let run = std::mem::take(&mut self.run);
+        for write in &run {
+            if write.end() > self.limit {
+                self.complain("it was cut short, writes past its end are refused", None);
+                self.shared.failures.record(write.ticket, Fault::Media);
+            } else if let Err(error) =
+                self.disk.write(write.offset, &mut [IoSlice::new(write.data())])
+            {
+                self.complain("a write failed", Some(&error));
+                self.shared.failures.record(write.ticket, fault_of(&error));
+            }
+        }
+        self.run = run;
+    }
+
+    fn punch(&mut self, ticket: Ticket, offset: u64, len: u64) {
+        if self.failed() {
+            return;
+        }
+        if offset.saturating_add(len) > self.limit {
+            self.complain("it was cut short, discards past its end are refused", None);
+            self.shared.failures.record(ticket, Fault::Media);
+        } else if let Err(error) = self.disk.punch(offset, len) {
+            self.complain("a discard failed", Some(&error));
+            self.shared.failures.record(ticket, fault_of(&error));
+        }
+        self.mark_dirty();
+    }
+
+    fn mark_dirty(&mut self) {
+        if !self.dirty {
+            self.dirty = true;
+            self.dirty_since = clock::now();
+        }
+    }
+
+    fn publish(&mut self, done: Ticket) {
+        self.done = done;
+        self.shared.applied.store(done.0, Ordering::Release);
+        self.make_room();
+    }
+
+    fn make_room(&self) {
+        fence(Ordering::SeqCst);
+        if self.shared.starved.swap(false, Ordering::Relaxed)
+            && let Some(waker) = &self.waker
+        {
+            waker.wake();
+        }
+    }
+
+    fn sync_overdue(&mut self) {
+        if self.dirty && clock::now().since(self.dirty_since) >= VOLATILE_FOR {
+            self.sync();
+        }
+    }
+
+    fn sync(&mut self) {
+        if self.dirty
+            && !self.failed()
+            && let Err(error) = self.disk.sync()
+        {
+            log::error!(
+                "{}: SYNC FAILED, writes since the last one may be lost; the disk takes no more \
+                 writes until it is opened again: {error}",
+                self.name
+            );
+            let first = self.shared.durable.load(Ordering::Relaxed) + 1;
+            self.shared.failed_from.store(first, Ordering::Release);
+        }
+        self.dirty = false;
+        // Also after a failure: these tickets are done with, and their outcome is bad.
+        self.shared.durable.store(self.done.0, Ordering::Release);
+    }
+
+    /// Logs, at most once a second.
+    fn complain(&mut self, what: &str, error: Option<&io::Error>) {
+        let now = clock::now();
+        if self.complained.is_some_and(|last| now.since(last) < Duration::from_secs(1)) {
+            return;
+        }
+        self.complained = Some(now);
+        match error {
+            Some(error) => log::error!("{}: {what}: {error}", self.name),
+            None => log::error!("{}: {what}", self.name),
+        }
+    }
+}
+
+/// What ATA can say of `error`.
+pub(super) fn fault_of(error: &io::Error) -> Fault {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::NoSpace,
+        io::ErrorKind::ReadOnlyFilesystem => Fault::WriteProtected,
+        io::ErrorKind::Unsupported => Fault::Aborted,
+        _ => Fault::Media,
+    }
+}
+
+/// Writes all of `parts` from `offset` on with `write`, which takes what it can at once.
+pub(super) fn write_all_at(
+    mut offset: u64,
+    mut parts: &mut [IoSlice<'_>],
+    mut write: impl FnMut(u64, &[IoSlice<'_>]) -> io::Result<usize>,
+) -> io::Result<()> {
+    while !parts.is_empty() {
+        match write(offset, parts) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                offset += written as u64;
+                IoSlice::advance_slices(&mut parts, written);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "writer_tests.rs"]
+mod tests;
