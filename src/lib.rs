@@ -7,6 +7,10 @@
 //! | [`protocol`], [`units`], [`clock`] | frames as octets; quantities; time as a number | nothing |
 //! | [`engine`], the traits of [`link`] and [`storage`] | one request in, one decision out | nothing |
 //! | back ends of [`link`] and [`storage`] | sockets, captures, files, devices | `std` |
+#![cfg_attr(
+    feature = "std",
+    doc = "| [`config`], [`server`], [`client`] | configuration; the poll loop; an initiator | `std` |"
+)]
 //!
 //! Without features the crate is `no_std`, allocates nothing and does no I/O: the engine runs on
 //! bare metal as it does here. See `examples/freestanding`.
@@ -20,5 +24,11 @@ pub mod protocol;
 pub mod storage;
 pub mod units;
 
+#[cfg(feature = "std")]
+pub mod client;
+#[cfg(feature = "std")]
+pub mod config;
+#[cfg(feature = "std")]
+pub mod server;
 #[cfg(feature = "std")]
 pub mod wake;

@@ -1,0 +1,123 @@
+//! One link of a loop, with the burst that came in and the burst that goes out.
+
+use std::sync::Arc;
+
+use crate::engine::{Port, TargetId};
+use crate::link::{BATCH_FRAMES, FRAME_CAPACITY, FramePool, Link, LinkEvent, LinkInfo};
+
+/// Replies that may wait for the wire: a burst, and another for wildcards that address many.
+const TRANSMIT_FRAMES: usize = 2 * BATCH_FRAMES;
+
+/// A link, its burst in and its burst out.
+pub(super) struct PortState<L> {
+    pub(super) name: Arc<str>,
+    pub(super) receive: FramePool,
+    /// The first frame of `receive` that is not served yet.
+    pub(super) next: usize,
+    /// Where to go on with that frame, when room ran out in the middle of a wildcard.
+    pub(super) resume: Option<TargetId>,
+    /// The link has no more frames, as at the end of a capture.
+    pub(super) ended: bool,
+    pub(super) out: Outgoing<L>,
+}
+
+/// The sending side of a port; apart from the burst in, which is read while replies are written.
+pub(super) struct Outgoing<L> {
+    pub(super) link: L,
+    transmit: FramePool,
+    /// Frames of `transmit` that have left.
+    sent: usize,
+    /// Replies that were given up since the link was down; initiators ask again.
+    pub(super) given_up: u64,
+}
+
+impl<L: Link> PortState<L> {
+    pub(super) fn new(name: &str, link: L) -> Self {
+        Self {
+            name: Arc::from(name),
+            receive: FramePool::new(BATCH_FRAMES),
+            next: 0,
+            resume: None,
+            ended: false,
+            out: Outgoing { link, transmit: FramePool::new(TRANSMIT_FRAMES), sent: 0, given_up: 0 },
+        }
+    }
+
+    /// Whether frames of the last burst are still to be served.
+    pub(super) fn has_backlog(&mut self) -> bool {
+        self.next < self.receive.batch().len()
+    }
+
+    /// Whether frames can be moved.
+    pub(super) fn is_up(&self) -> bool {
+        !self.ended && self.out.link.info().up
+    }
+
+    /// Looks after the link; tells whether the targets should be announced on it again.
+    pub(super) fn check(&mut self) -> bool {
+        let event = self.out.link.check();
+        let LinkInfo { mac, mtu, .. } = self.out.link.info();
+        match event {
+            Some(LinkEvent::Up) => log::info!("{}: up, {mac}, MTU {mtu}", self.name),
+            Some(LinkEvent::Down) => log::warn!("{}: down", self.name),
+            Some(LinkEvent::Changed) => log::info!("{}: now {mac}, MTU {mtu}", self.name),
+            None => return false,
+        }
+        event != Some(LinkEvent::Down)
+    }
+}
+
+impl<L: Link> Outgoing<L> {
+    /// What replies on this link depend on.
+    pub(super) fn facts(&self) -> Port {
+        let LinkInfo { mac, mtu, .. } = self.link.info();
+        Port { mac, mtu }
+    }
+
+    /// Sends what waits; `true` when there is room for another frame afterwards.
+    pub(super) fn flush(&mut self) -> bool {
+        let mut batch = self.transmit.batch();
+        while self.sent < batch.len() {
+            match self.link.send(&batch, self.sent) {
+                Ok(0) => return batch.room() > 0,
+                Ok(count) => self.sent += count,
+                Err(_) => {
+                    self.given_up += (batch.len() - self.sent) as u64;
+                    self.sent = batch.len();
+                }
+            }
+        }
+        batch.clear();
+        self.sent = 0;
+        true
+    }
+
+    /// Whether frames wait for the wire.
+    pub(super) fn is_waiting(&mut self) -> bool {
+        !self.transmit.batch().is_empty()
+    }
+
+    /// Whether there is a buffer for another frame, after sending if need be.
+    pub(super) fn has_room(&mut self) -> bool {
+        self.transmit.batch().room() > 0 || self.flush()
+    }
+
+    /// Lets `write` build a frame in the next free buffer; what it returns besides is passed on.
+    /// `None` from it means no frame. There has to be room.
+    pub(super) fn build<T>(
+        &mut self,
+        write: impl FnOnce(&mut [u8; FRAME_CAPACITY]) -> (Option<usize>, T),
+    ) -> Option<T> {
+        let mut batch = self.transmit.batch();
+        let (len, rest) = write(batch.next_buffer()?);
+        if let Some(len) = len {
+            batch.commit(len);
+        }
+        Some(rest)
+    }
+
+    /// Queues a finished frame; `false` when the wire is full.
+    pub(super) fn push(&mut self, frame: &[u8]) -> bool {
+        self.has_room() && self.transmit.batch().push(frame)
+    }
+}

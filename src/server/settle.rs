@@ -1,0 +1,138 @@
+//! Settling what waited: replies whose ticket is reached, requests worth trying again, settings
+//! that were saved.
+
+use super::listener::{Backend, Holding, Listener, Served1, answer};
+use super::pending::{HeldQueue, ParkedPool, Pending};
+use super::port::PortState;
+use crate::engine::{Engine, Export, TargetId, fail_reply, refuse_reply};
+use crate::link::Link;
+use crate::protocol::AoeError;
+use crate::storage::{BlockStorage, Ticket};
+
+use super::listener::Saving;
+
+impl<L: Link> Listener<L> {
+    /// Settles what can be; tells whether anything could.
+    pub(super) fn settle(&mut self) -> bool {
+        let mut busy = self.settle_saving();
+        let retry = std::mem::take(&mut self.settings_changed);
+        let mut index = 0;
+        while let Some(&id) = self.active.get(index) {
+            busy |= self.settle_target(id, retry);
+            let entry = &mut self.served[id.0];
+            if !entry.pending.is_idle() {
+                index += 1;
+                continue;
+            }
+            entry.active = false;
+            self.active.swap_remove(index);
+            if entry.leaving.is_some() {
+                self.release(id);
+                busy = true;
+            }
+        }
+        busy
+    }
+
+    fn settle_target(&mut self, id: TargetId, retry: bool) -> bool {
+        let Self { engine, served, ports, parked, saving, .. } = self;
+        let Some(Export { storage, .. }) = engine.export_mut(id) else { return false };
+        let pending = &mut served[id.0].pending;
+        let progress = storage.progress();
+        let (applied, durable) = (storage.applied(), storage.durable());
+        // `applied` first: outcomes are asked for in the order of tickets.
+        let mut busy = release_held(&mut pending.applied, applied, storage, ports);
+        busy |= release_held(&mut pending.durable, durable, storage, ports);
+        if progress || retry {
+            busy |= retry_parked(engine, id, pending, parked, ports, saving.as_mut());
+        }
+        busy
+    }
+
+    /// Sends the reply that announces changed settings when they are durable, or else a refusal.
+    fn settle_saving(&mut self) -> bool {
+        let Some(saving) = &mut self.saving else { return false };
+        let Some(address) = saving.address else { return false };
+        if !self.ports[saving.port].out.has_room() {
+            return false;
+        }
+        let Some((_, result)) = saving.saver.take_result() else { return false };
+        saving.address = None;
+        self.settings_changed = true;
+        let export = self.engine.find(address).and_then(|id| self.engine.export_mut(id));
+        let Some(Export { target, .. }) = export else { return true };
+        let mut len = saving.len;
+        if result.is_ok() {
+            target.apply_staged();
+        } else {
+            target.abandon_staged();
+            // The saver has logged why.
+            len = refuse_reply(&mut saving.reply[..len], AoeError::DEVICE_UNAVAILABLE);
+        }
+        self.ports[saving.port].out.push(&saving.reply[..len]);
+        true
+    }
+}
+
+/// Sends the replies whose ticket is reached, as failures where storage says so.
+fn release_held<L: Link>(
+    queue: &mut HeldQueue,
+    reached: Ticket,
+    storage: &mut Backend,
+    ports: &mut [PortState<L>],
+) -> bool {
+    let mut busy = false;
+    while let Some(held) = queue.front(reached) {
+        let out = &mut ports[held.port].out;
+        if !out.has_room() {
+            break;
+        }
+        let mut reply = held.reply;
+        if let Err(fault) = storage.outcome(held.ticket) {
+            fail_reply(&mut reply, fault);
+        }
+        out.push(&reply);
+        queue.pop();
+        busy = true;
+    }
+    busy
+}
+
+/// Tries requests again, in the order they came; what still waits keeps its place.
+fn retry_parked<L: Link>(
+    engine: &mut Engine<Vec<Export<Backend>>>,
+    id: TargetId,
+    pending: &mut Pending,
+    parked: &mut ParkedPool,
+    ports: &mut [PortState<L>],
+    mut saving: Option<&mut Saving>,
+) -> bool {
+    let mut busy = false;
+    let mut ordered_waits = false;
+    for _ in 0..pending.parked.len() {
+        let Some(place) = pending.parked.pop_front() else { break };
+        let facts = ports[place.port].out.facts();
+        let out = &mut ports[place.port].out;
+        let waits = place.ordered && ordered_waits || !out.has_room() || !pending.has_room();
+        let outcome = if waits {
+            Served1::Park
+        } else if let Some(request) = engine.accept(parked.frame(place), facts) {
+            let saving = saving.as_deref_mut();
+            answer(engine, id, &request, place.port, out, Holding { pending, saving })
+        } else {
+            Served1::Done // the link has another address by now: nobody would know the reply
+        };
+        match outcome {
+            Served1::Park => {
+                ordered_waits |= place.ordered;
+                pending.parked.push_back(place);
+            }
+            Served1::Done => {
+                pending.ordered -= usize::from(place.ordered);
+                parked.release(place);
+                busy = true;
+            }
+        }
+    }
+    busy
+}

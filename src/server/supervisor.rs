@@ -1,0 +1,340 @@
+//! Starting, changing and stopping a server: everything that may block, on the caller's thread.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::control::{Answer, Control, LoopEnded, Status};
+use super::idle::Idle;
+use super::links::{LiveOptions, open_link};
+use super::listener::{Backend, Listener};
+use super::probe::{Admission, PortSet};
+use super::state::{SettingsSaver, StateDirectory, StateError};
+use super::target::{TargetError, open_target};
+use crate::config::{Config, PollPolicy, ServerConfig, TargetChange, TargetConfig};
+use crate::engine::{AddressTaken, Export};
+use crate::link::Link;
+use crate::link::interface::OpenError;
+use crate::protocol::{Address, MacAddr};
+
+/// How long the loop may take for an order, beside the time that a probe takes. It is long since
+/// a target that is removed first answers what it has taken, and its disk may be slow.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why a server cannot start, or not change as it should.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// An interface cannot be used.
+    #[error(transparent)]
+    Link(#[from] OpenError),
+    /// What initiators set cannot be kept.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A target cannot be served.
+    #[error("target {address}")]
+    Target {
+        /// The target.
+        address: Address,
+        /// Why.
+        source: TargetError,
+    },
+    /// Another server has the address.
+    #[error(
+        "target {address} is served already by {mac} on {link}; two servers on one address \
+         destroy the data: stop that one, or choose another shelf and slot"
+    )]
+    Claimed {
+        /// The address.
+        address: Address,
+        /// The other server.
+        mac: MacAddr,
+        /// Where it was heard.
+        link: String,
+    },
+    /// The addresses cannot be served together.
+    #[error(transparent)]
+    Address(#[from] AddressTaken),
+    /// The loop has ended.
+    #[error(transparent)]
+    Ended(#[from] LoopEnded),
+    /// The loop does not answer.
+    #[error("the poll loop does not answer")]
+    Unresponsive,
+    /// The operating system refused.
+    #[error("cannot {action}")]
+    Os {
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// A running server: one loop on a thread of its own.
+pub struct Server {
+    config: Config,
+    control: Control,
+    state: Arc<StateDirectory>,
+    thread: Option<JoinHandle<Vec<Export<Backend>>>>,
+}
+
+impl Server {
+    /// Opens everything that `config` names and serves it. Returns when every target is served.
+    ///
+    /// # Errors
+    /// Everything that stands in the way, at least one [`ServerError`]; nothing is served then.
+    pub fn start(mut config: Config) -> Result<Self, Vec<ServerError>> {
+        let targets = std::mem::take(&mut config.targets);
+        let mut server = Self::start_loop(config, &targets).map_err(|error| vec![error])?;
+        let errors: Vec<_> = server.add(targets).into_iter().map(|(_, error)| error).collect();
+        if errors.is_empty() {
+            return Ok(server);
+        }
+        server.stop();
+        Err(errors)
+    }
+
+    /// Starts a loop that serves nothing yet; `targets` tell how much may be under way at once.
+    fn start_loop(config: Config, targets: &[TargetConfig]) -> Result<Self, ServerError> {
+        let server = &config.server;
+        let state = Arc::new(StateDirectory::open(&server.state_dir)?);
+        let options = LiveOptions {
+            promiscuous: server.promiscuous,
+            receive_buffer_bytes: receive_buffer_bytes(server, targets),
+        };
+        let mut links = Vec::new();
+        for name in &server.interfaces {
+            links.push((name.clone(), open_link(server.link, name, &options)?));
+        }
+        let os = |action| move |source| ServerError::Os { action, source };
+        let saver_state = Arc::clone(&state);
+        let mut refused = None;
+        let (listener, control) = Listener::new(links, |waker| {
+            let saver = SettingsSaver::start(saver_state, waker, 1);
+            saver.map_err(|error| refused = Some(error)).ok()
+        })
+        .map_err(os("make a wake-up descriptor"))?;
+        if let Some(error) = refused {
+            return Err(os("start the thread that saves settings")(error));
+        }
+        let thread = spawn(listener, server).map_err(os("start the poll loop"))?;
+        Ok(Self { config, control, state, thread: Some(thread) })
+    }
+
+    /// The configuration in force: of targets, those that are served.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The loop's state.
+    pub fn status(&self) -> Status {
+        self.control.status()
+    }
+
+    /// Whether the loop is running.
+    pub fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Goes over to `new`: removes, adds and changes targets, and leaves the others alone. What
+    /// takes a restart stays as it is, with a warning in the log.
+    ///
+    /// Returns what went wrong, if anything. A target that cannot change stays as it was if it can;
+    /// the next reload tries again.
+    pub fn reload(&mut self, new: &Config) -> Vec<ServerError> {
+        let change = self.config.diff(new);
+        for key in &change.restart {
+            log::warn!("[server] {key} has changed; it takes effect when the server is restarted");
+        }
+        // A loop that has ended shows below.
+        let _ = self.control.set_idle(idle(&new.server));
+        // What a restart is needed for stays on record as it is, so that the next reload warns too.
+        let &ServerConfig { poll, spin, probe, log_level, .. } = &new.server;
+        let live = &mut self.config.server;
+        (live.poll, live.spin, live.probe, live.log_level) = (poll, spin, probe, log_level);
+
+        let mut errors = Vec::new();
+        for address in change.removed {
+            errors.extend(self.remove(address).err());
+        }
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        for TargetChange { target, reopen, .. } in change.changed {
+            if !reopen {
+                errors.extend(self.adjust(&target).err());
+                continue;
+            }
+            match self.remove(target.address) {
+                Ok(old) => {
+                    before.extend(old);
+                    after.push(target);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        for (failed, error) in self.add(after) {
+            errors.push(error);
+            let old = before.iter().position(|old| old.address == failed.address);
+            let old = old.map(|index| before.swap_remove(index));
+            errors.extend(self.add(old.into_iter().collect()).into_iter().map(|(_, error)| error));
+        }
+        errors.extend(self.add(change.added).into_iter().map(|(_, error)| error));
+        for target in &self.config.targets {
+            let _ = self.control.refresh(target.address);
+        }
+        errors
+    }
+
+    /// Opens and serves targets, all at once since each may have to be probed for. Returns those
+    /// that cannot be served, and why.
+    fn add(&mut self, targets: Vec<TargetConfig>) -> Vec<(TargetConfig, ServerError)> {
+        let mut failed = Vec::new();
+        let mut answers = Vec::new();
+        for target in targets {
+            match self.offer(&target) {
+                Ok(answer) => answers.push((target, answer)),
+                Err(error) => failed.push((target, error)),
+            }
+        }
+        for (target, answer) in answers {
+            match self.admission(target.address, &answer) {
+                Ok(()) => self.config.targets.push(target),
+                Err(error) => failed.push((target, error)),
+            }
+        }
+        failed
+    }
+
+    /// Opens a target and hands it to the loop.
+    fn offer(&self, target: &TargetConfig) -> Result<Receiver<Answer>, ServerError> {
+        let address = target.address;
+        let refused = |source| ServerError::Target { address, source };
+        let ports = self.ports(target).map_err(refused)?;
+        let export =
+            open_target(target, self.control.waker(), Some(&self.state)).map_err(refused)?;
+        let probe = self.config.server.probe.unwrap_or_default();
+        Ok(self.control.add(export, ports, probe)?)
+    }
+
+    /// Waits for the loop to serve a target, or to say why it does not.
+    fn admission(&self, address: Address, answer: &Receiver<Answer>) -> Result<(), ServerError> {
+        let patience = self.config.server.probe.unwrap_or_default() + PATIENCE;
+        // An export that comes back is closed here, where that may take its time.
+        let (admission, _export) =
+            answer.recv_timeout(patience).map_err(|_| ServerError::Unresponsive)?;
+        match admission {
+            Admission::Served => Ok(()),
+            Admission::AddressTaken(error) => Err(error.into()),
+            Admission::Claimed { mac, link } => Err(ServerError::Claimed { address, mac, link }),
+        }
+    }
+
+    /// Stops serving a target and closes its disk. Returns what it was configured as.
+    fn remove(&mut self, address: Address) -> Result<Option<TargetConfig>, ServerError> {
+        let export = self.control.remove(address)?;
+        drop(export.recv_timeout(PATIENCE).map_err(|_| ServerError::Unresponsive)?);
+        let targets = &mut self.config.targets;
+        let index = targets.iter().position(|target| target.address == address);
+        Ok(index.map(|index| targets.swap_remove(index)))
+    }
+
+    /// Changes what can be changed while a target serves.
+    fn adjust(&mut self, target: &TargetConfig) -> Result<(), ServerError> {
+        let address = target.address;
+        let ports = self.ports(target).map_err(|source| ServerError::Target { address, source })?;
+        let (buffer_count, allow) = (target.buffer_count, target.allow.clone());
+        self.control.adjust(address, buffer_count, allow, ports)?;
+        for present in &mut self.config.targets {
+            if present.address == address {
+                present.clone_from(target);
+            }
+        }
+        Ok(())
+    }
+
+    /// The links that a target is to be served on.
+    fn ports(&self, target: &TargetConfig) -> Result<PortSet, TargetError> {
+        let interfaces = &self.config.server.interfaces;
+        if let Some(unknown) = target.interfaces.iter().find(|name| !interfaces.contains(name)) {
+            return Err(TargetError::Interface { interface: unknown.clone() });
+        }
+        let names = interfaces.iter().enumerate();
+        Ok(PortSet::of(names.filter(|(_, name)| target.is_on(name)).map(|(index, _)| index)))
+    }
+
+    /// Stops the loop when it has answered what it has taken, and closes all disks: what was
+    /// accepted is durable afterwards.
+    pub fn stop(mut self) {
+        self.shut_down();
+    }
+
+    fn shut_down(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        // One that has ended by itself is joined all the same.
+        let _ = self.control.stop();
+        match thread.join() {
+            // Closing the disks waits for their last sync.
+            Ok(exports) => drop(exports),
+            Err(_) => log::error!("the poll loop has panicked"),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+/// Runs a loop on a thread of its own, on the CPU that the configuration names.
+fn spawn<L: Link + Send + 'static>(
+    mut listener: Listener<L>,
+    config: &ServerConfig,
+) -> io::Result<JoinHandle<Vec<Export<Backend>>>> {
+    let (idle, cpu) = (idle(config), config.cpu);
+    thread::Builder::new().name("aoe-loop".into()).spawn(move || {
+        if let Some(cpu) = cpu {
+            pin(cpu);
+        }
+        listener.run(idle);
+        listener.into_parts().0
+    })
+}
+
+/// Binds the calling thread to one CPU. A machine without that CPU serves all the same.
+fn pin(cpu: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    let pinned = if cpu < rustix::thread::CpuSet::MAX_CPU {
+        set.set(cpu);
+        rustix::thread::sched_setaffinity(None, &set)
+    } else {
+        Err(rustix::io::Errno::INVAL)
+    };
+    if let Err(error) = pinned {
+        log::warn!("cannot bind the poll loop to CPU {cpu}: {error}");
+    }
+}
+
+fn idle(config: &ServerConfig) -> Idle {
+    match config.poll {
+        PollPolicy::Spin => Idle::Spin,
+        PollPolicy::Adaptive => Idle::Adaptive(config.spin),
+        PollPolicy::Block => Idle::Block,
+    }
+}
+
+/// What the kernel may hold of frames that nobody has fetched: every window of four initiators of
+/// every target, at the 32 KiB that a full jumbo frame takes of its memory.
+fn receive_buffer_bytes(config: &ServerConfig, targets: &[TargetConfig]) -> usize {
+    const FRAME_BYTES: usize = 32 << 10;
+    const INITIATORS: usize = 4;
+    const LEAST: usize = 8 << 20;
+    const MOST: usize = 256 << 20;
+    if let Some(bytes) = config.receive_buffer {
+        return usize::try_from(bytes).unwrap_or(MOST);
+    }
+    let frames: usize = targets.iter().map(|target| usize::from(target.buffer_count)).sum();
+    (frames * INITIATORS * FRAME_BYTES).clamp(LEAST, MOST)
+}

@@ -1,0 +1,487 @@
+//! Configurations: the examples are accepted, every mistake is told with its place and its remedy.
+#![allow(clippy::unwrap_used, reason = "a test helper has nobody to report to")]
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aoe_server::config::{
+    Config, ConfigError, LinkKind, PollPolicy, Problem, SERVER_KEYS, ServerConfig, StorageConfig,
+    TARGET_KEYS, TargetConfig, Window, fuzz,
+};
+use aoe_server::engine::{Durability, MAX_TARGETS};
+use aoe_server::protocol::ata::AtaText;
+use aoe_server::protocol::{Address, MacAddr};
+use aoe_server::units::Sectors;
+use log::LevelFilter;
+use proptest::prelude::*;
+
+const SERVER: &str = "[server]\ninterface = \"eth0\"\n";
+
+fn parse(text: &str) -> Config {
+    Config::parse(text, "test.toml").unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// One target of the server above, by its keys.
+fn target(keys: &str) -> TargetConfig {
+    let mut config = parse(&format!("{SERVER}[[target]]\n{keys}"));
+    assert_eq!(config.targets.len(), 1);
+    config.targets.remove(0)
+}
+
+/// The files in `directory` whose names end with `.toml`.
+fn files(directory: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> =
+        entries.filter(|path| path.extension().is_some_and(|ext| ext == "toml")).collect();
+    files.sort();
+    files
+}
+
+/// Whether `name` stands at the start of a line of `text`, maybe commented out, as a key.
+fn uses_key(text: &str, name: &str) -> bool {
+    text.lines().any(|line| {
+        let rest = line.strip_prefix(name).map(str::trim_start);
+        rest.is_some_and(|rest| rest.starts_with('='))
+    })
+}
+
+#[test]
+fn every_example_is_accepted() {
+    let examples = files("config");
+    assert!(examples.len() >= 5, "{examples:?}");
+    for path in examples {
+        let config = Config::load(&path).unwrap_or_else(|errors| panic!("{errors}"));
+        assert!(!config.targets.is_empty(), "{}", path.display());
+    }
+}
+
+#[test]
+fn the_full_example_uses_every_key_and_shows_the_defaults() {
+    let text = fs::read_to_string("config/full.toml").unwrap();
+    for key in SERVER_KEYS.iter().chain(TARGET_KEYS) {
+        // The one of the two that the example cannot use, it names.
+        let named = *key == "interface" && text.contains("`interface = \"eth0\"`");
+        assert!(named || uses_key(&text, key), "{key} is missing");
+    }
+    let mut config = parse(&text);
+    // What has no default, or none that can be written down.
+    let bare = ServerConfig::new(config.server.interfaces.clone());
+    config.server.cpu = None;
+    config.server.receive_buffer = None;
+    assert_eq!(config.server, bare);
+    let full = config.targets.remove(0);
+    let bare = TargetConfig::new(full.address, full.storage.clone());
+    assert_eq!(full.buffer_count, bare.buffer_count);
+    assert_eq!(full.read_only, bare.read_only);
+    assert_eq!(full.durability, bare.durability);
+}
+
+#[test]
+fn the_reference_has_every_key_in_the_table_of_its_section() {
+    let text = fs::read_to_string("config/README.md").unwrap();
+    let section = |title: &str| {
+        let (_, rest) = text.split_once(&format!("\n## {title}\n")).unwrap();
+        rest.split("\n## ").next().unwrap().to_owned()
+    };
+    for (title, keys) in [("[server]", SERVER_KEYS), ("[[target]]", TARGET_KEYS)] {
+        let section = section(title);
+        for key in keys {
+            assert!(section.contains(&format!("\n| `{key}` | ")), "{title} lacks {key}");
+        }
+        let rows = section.lines().filter(|line| line.starts_with("| `")).count();
+        assert_eq!(rows, keys.len(), "{title} has keys that there are not");
+    }
+    let reload = section("Reload");
+    for key in SERVER_KEYS.iter().chain(TARGET_KEYS) {
+        assert!(reload.contains(&format!("`{key}`")), "{key} on reload");
+    }
+    for path in files("config") {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        assert!(text.contains(&format!("[{name}]({name})")), "{name} is not listed");
+    }
+}
+
+#[test]
+fn the_messages_in_the_reference_are_real() {
+    let text = fs::read_to_string("config/README.md").unwrap();
+    let (_, rest) = text.split_once("```text\n").unwrap();
+    let shown = rest.split("```").next().unwrap();
+    let wrong = "[server]\ninterface = \"eth0\"\npol = \"spin\"\n\n[[target]]\nshelf = 1\n\
+                 slot = 0\nbackend = \"mem\"\nsize = 1000\n";
+    assert_eq!(format!("{}\n", Config::parse(wrong, "aoe.toml").unwrap_err()), shown);
+}
+
+/// Each file has beside it what is to be said about it, and is named after what is wrong.
+#[test]
+fn every_mistake_is_told_as_expected() {
+    let wrong = files("tests/data/config");
+    assert!(wrong.len() >= 45, "{} files", wrong.len());
+    let mut differences = String::new();
+    for path in wrong {
+        let expected = fs::read_to_string(path.with_extension("expected")).unwrap_or_default();
+        let found = match Config::load(&path) {
+            Ok(_) => "nothing is wrong\n".to_owned(),
+            Err(errors) => format!("{errors}\n"),
+        };
+        if found != expected {
+            let _ = writeln!(differences, "--- expected\n{expected}+++ found\n{found}");
+        }
+    }
+    assert!(differences.is_empty(), "\n{differences}");
+}
+
+#[test]
+fn the_briefest_file_gets_the_defaults() {
+    let config = parse(SERVER);
+    assert_eq!(config, Config::new(ServerConfig::new(vec!["eth0".into()]), vec![]));
+    assert_eq!(config.server.link, LinkKind::Pcap);
+    assert_eq!(config.server.poll, PollPolicy::Adaptive);
+    assert_eq!(config.server.spin, Duration::from_micros(50));
+    assert_eq!(config.server.log_level, LevelFilter::Info);
+    assert_eq!(config.server.state_dir, Path::new("/var/lib/aoe-server"));
+    assert_eq!(config.server.probe, Some(Duration::from_millis(300)));
+    let target = target("shelf = 1\nslot = 0\nbackend = \"file\"\npath = \"/data/a.img\"\n");
+    assert_eq!(target.address, Address::new(1, 0));
+    assert_eq!((target.buffer_count, target.read_only), (64, false));
+    assert_eq!(target.durability, Durability::Durable);
+    assert!(target.allow.is_empty() && target.serial.is_none());
+    let window = Window { offset: Sectors(0), length: None };
+    let path = PathBuf::from("/data/a.img");
+    assert_eq!(target.storage, StorageConfig::File { path, size: None, window });
+}
+
+/// The example that the project was ordered with, less the target whose back end is to come.
+#[test]
+fn the_ordered_example_is_accepted() {
+    let config = parse(
+        r#"
+[server]
+interface = "eth0"
+log_level = "info"
+
+[[target]]
+shelf = 1
+slot = 1
+backend = "file"
+path = "/data/aoe/disk1.img"
+"#,
+    );
+    assert_eq!(config.server.interfaces, ["eth0"]);
+    assert_eq!(config.targets[0].address, Address::new(1, 1));
+}
+
+#[test]
+fn every_key_of_the_server_reaches_the_configuration() {
+    let config = parse(
+        r#"
+[server]
+interfaces = ["eth0", "eth1"]
+link = "af-packet"
+promiscuous = true
+poll = "block"
+spin_us = 0
+log_level = "trace"
+state_dir = "state"
+cpu = 3
+receive_buffer = "16 MiB"
+probe = true
+probe_ms = 50
+"#,
+    );
+    let server = config.server;
+    assert_eq!(server.interfaces, ["eth0", "eth1"]);
+    assert_eq!((server.link, server.promiscuous), (LinkKind::AfPacket, true));
+    assert_eq!((server.poll, server.spin), (PollPolicy::Block, Duration::ZERO));
+    assert_eq!((server.log_level, server.cpu), (LevelFilter::Trace, Some(3)));
+    assert_eq!((server.state_dir.to_str(), server.receive_buffer), (Some("state"), Some(16 << 20)));
+    assert_eq!(server.probe, Some(Duration::from_millis(50)));
+    let silent = parse(&format!("{SERVER}probe = false\nprobe_ms = 50\npoll = \"spin\"\n"));
+    assert_eq!((silent.server.probe, silent.server.poll), (None, PollPolicy::Spin));
+}
+
+#[test]
+fn every_key_of_a_target_reaches_the_configuration() {
+    let target = target(
+        r#"
+shelf = 0xfffe
+slot = 254
+backend = "file"
+path = "disk.img"
+size = "1 GiB"
+offset = "8 sectors"
+length = "8 MB"
+buffer_count = 1024
+read_only = true
+durability = "volatile"
+allow = ["52:54:00:12:34:56", "52-54-00-12-34-57"]
+serial = "ARCHIVE 1"
+interfaces = ["eth0"]
+"#,
+    );
+    assert_eq!(target.address, Address::new(65_534, 254));
+    let window = Window { offset: Sectors(8), length: Some(Sectors(15_625)) };
+    let (path, size) = (PathBuf::from("disk.img"), Some(Sectors(2 << 20)));
+    assert_eq!(target.storage, StorageConfig::File { path, size, window });
+    assert_eq!((target.buffer_count, target.read_only), (1024, true));
+    assert_eq!(target.durability, Durability::Volatile);
+    let macs = [0x56, 0x57].map(|last| MacAddr([0x52, 0x54, 0, 0x12, 0x34, last]));
+    assert_eq!(target.allow.as_slice(), macs);
+    assert_eq!(target.serial, Some(AtaText::new("ARCHIVE 1")));
+    assert!(target.is_on("eth0") && !target.is_on("eth1"));
+}
+
+#[test]
+fn devices_and_memory_are_told_by_their_own_keys() {
+    let device = target(
+        "shelf = 1\nslot = 0\nbackend = \"device\"\npath = \"/dev/sdb\"\n\
+         offset = 0\nlength = \"1 KiB\"\n",
+    );
+    let window = Window { offset: Sectors(0), length: Some(Sectors(2)) };
+    assert_eq!(device.storage, StorageConfig::Device { path: "/dev/sdb".into(), window });
+    assert_eq!(device.storage.path(), Some(Path::new("/dev/sdb")));
+    let memory = target("shelf = 1\nslot = 0\nbackend = \"mem\"\nsize = 1048576\n");
+    assert_eq!(memory.storage, StorageConfig::Memory { size: Sectors(2048) });
+    assert!(memory.is_on("eth0") && memory.storage.path().is_none());
+}
+
+#[test]
+fn the_largest_and_smallest_values_are_in_range() {
+    let window = "offset = \"1 GiB\"\nlength = \"1 GiB\"\nsize = \"2 GiB\"\n";
+    let address = "shelf = 0\nslot = 0\n";
+    target(&format!("{address}backend = \"file\"\npath = \"a\"\n{window}"));
+    target(&format!("{address}backend = \"mem\"\nsize = \"127 PiB\"\nbuffer_count = 2\n"));
+    target(&format!("{address}backend = \"mem\"\nsize = 512\nserial = \"12345678901234567890\"\n"));
+    let macs: Vec<_> = (0..255).map(|last| format!("\"02:00:00:00:00:{last:02x}\"")).collect();
+    let allow = format!("allow = [{}]\n", macs.join(", "));
+    let many = target(&format!("{address}backend = \"mem\"\nsize = 512\n{allow}"));
+    assert_eq!(many.allow.len(), 255);
+    parse(&format!("{SERVER}receive_buffer = 65536\nspin_us = 1_000_000\ncpu = 0\nprobe_ms = 1\n"));
+}
+
+#[test]
+fn one_target_more_than_the_engine_serves_is_refused() {
+    let with = |count: usize| {
+        let mut text = SERVER.to_owned();
+        for number in 0..count {
+            let (shelf, slot) = (number / 200, number % 200);
+            let _ = write!(
+                text,
+                "[[target]]\nshelf = {shelf}\nslot = {slot}\nbackend = \"mem\"\nsize = 512\n"
+            );
+        }
+        text
+    };
+    assert_eq!(parse(&with(MAX_TARGETS)).targets.len(), MAX_TARGETS);
+    let errors = Config::parse(&with(MAX_TARGETS + 1), "many.toml").unwrap_err();
+    let [ConfigError::Invalid { place, problem }] = errors.as_slice() else { panic!("{errors}") };
+    assert_eq!((place.line, place.column), (2 + 5 * MAX_TARGETS + 1, 1));
+    assert_eq!(*problem, Problem::TooManyTargets { count: MAX_TARGETS + 1 });
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named_with_the_reason() {
+    let temp = tempfile::tempdir().unwrap();
+    let missing = temp.path().join("missing.toml");
+    assert_eq!(
+        Config::load(&missing).unwrap_err().to_string(),
+        format!(
+            "cannot read the configuration {}: No such file or directory (os error 2)",
+            missing.display()
+        )
+    );
+    let text = Config::load(temp.path()).unwrap_err().to_string();
+    assert!(text.ends_with(": Is a directory (os error 21)"), "{text}");
+    // An image, say. All of it is not read.
+    let image = temp.path().join("disk.img");
+    fs::File::create(&image).unwrap().set_len(1 << 40).unwrap();
+    assert_eq!(
+        Config::load(&image).unwrap_err().to_string(),
+        format!("{}: longer than 1048576 bytes: this is no configuration", image.display())
+    );
+}
+
+#[test]
+fn a_change_names_what_is_new_gone_and_different() {
+    let target = |slot: u8, keys: &str| {
+        format!("[[target]]\nshelf = 1\nslot = {slot}\nbackend = \"mem\"\nsize = \"1 MiB\"\n{keys}")
+    };
+    let stays = target(0, "");
+    let [old, new] = [
+        format!("{SERVER}{stays}{}{}{}", target(1, ""), target(2, ""), target(3, "")),
+        format!(
+            "{SERVER}{}{}{}{stays}",
+            target(4, ""),
+            target(2, "buffer_count = 8\nallow = [\"02:00:00:00:00:01\"]\n"),
+            target(3, "read_only = true\ndurability = \"volatile\"\n"),
+        ),
+    ]
+    .map(|text| parse(&text));
+    let change = old.diff(&new);
+    assert_eq!(change.added, [new.targets[0].clone()]);
+    assert_eq!(change.removed, [Address::new(1, 1)]);
+    let [told, stored] = &change.changed[..] else { panic!("{change:?}") };
+    assert_eq!((&told.target, told.reopen), (&new.targets[1], false));
+    assert_eq!(told.keys, ["buffer_count", "allow"]);
+    assert_eq!((&stored.target, stored.reopen), (&new.targets[2], true));
+    assert_eq!(stored.keys, ["read_only", "durability"]);
+    assert!(change.server.is_empty() && change.restart.is_empty());
+    assert!(!change.is_empty() && old.diff(&old).is_empty());
+    // The order of the file means nothing.
+    assert!(
+        parse(&format!("{SERVER}{stays}{}", target(1, "")))
+            .diff(&parse(&format!("{SERVER}{}{stays}", target(1, ""))))
+            .is_empty()
+    );
+}
+
+/// Sets each key alone to something else, and looks for it, alone, in the change.
+#[test]
+fn a_change_of_any_key_is_noticed() {
+    let image = "backend = \"file\"\npath = \"/a\"\nsize = \"1 MiB\"\n";
+    let keys: [(&str, &str, bool); 10] = [
+        ("path", "backend = \"file\"\npath = \"/b\"\nsize = \"1 MiB\"\n", true),
+        ("size", "backend = \"file\"\npath = \"/a\"\nsize = \"2 MiB\"\n", true),
+        ("offset", &format!("{image}offset = \"1 KiB\"\n"), true),
+        ("length", &format!("{image}length = \"1 KiB\"\n"), true),
+        ("read_only", &format!("{image}read_only = true\n"), true),
+        ("serial", &format!("{image}serial = \"1\"\n"), true),
+        ("buffer_count", &format!("{image}buffer_count = 2\n"), false),
+        ("durability", &format!("{image}durability = \"volatile\"\n"), true),
+        ("allow", &format!("{image}allow = [\"02:00:00:00:00:01\"]\n"), false),
+        ("interfaces", &format!("{image}interfaces = [\"eth0\"]\n"), false),
+    ];
+    let with = |keys: &str| parse(&format!("{SERVER}[[target]]\nshelf = 1\nslot = 0\n{keys}"));
+    let old = with(image);
+    for (key, text, reopen) in keys {
+        let change = old.diff(&with(text));
+        let [changed] = &change.changed[..] else { panic!("{key}: {change:?}") };
+        assert_eq!((&changed.keys[..], changed.reopen), (&[key][..], reopen));
+    }
+    let device = with("backend = \"device\"\npath = \"/a\"\n");
+    assert_eq!(old.diff(&device).changed[0].keys, ["backend", "size"]);
+
+    let old = parse(SERVER);
+    let live =
+        ["log_level = \"warn\"", "poll = \"spin\"", "spin_us = 1", "probe = false", "probe_ms = 1"];
+    let fixed = [
+        "link = \"af-packet\"",
+        "promiscuous = true",
+        "state_dir = \"/s\"",
+        "cpu = 0",
+        "receive_buffer = \"1 MiB\"",
+    ];
+    for line in live.iter().chain(&fixed) {
+        let change = old.diff(&parse(&format!("{SERVER}{line}\n")));
+        let key = line.split(' ').next().unwrap();
+        let (server, restart): (&[&str], &[&str]) =
+            if live.contains(line) { (&[key], &[]) } else { (&[], &[key]) };
+        assert_eq!((&change.server[..], &change.restart[..]), (server, restart), "{key}");
+    }
+    let change = old.diff(&parse("[server]\ninterfaces = [\"eth0\", \"eth1\"]\n"));
+    assert_eq!(change.restart, ["interfaces"]);
+}
+
+/// Pieces of configurations, so that random ones get past the first line.
+fn fragment() -> impl Strategy<Value = String> {
+    let keys: Vec<&str> = SERVER_KEYS.iter().chain(TARGET_KEYS).copied().collect();
+    let values = prop_oneof![
+        Just("\"eth0\"".to_owned()),
+        Just("[\"eth0\", \"eth0\"]".to_owned()),
+        Just("\"mem\"".to_owned()),
+        Just("{ a = [1, {}] }".to_owned()),
+        Just("\"9 PiB\"".to_owned()),
+        any::<i64>().prop_map(|number| number.to_string()),
+        any::<bool>().prop_map(|value| value.to_string()),
+        "\"[ -~\u{e9}\u{4e2d}]{0,8}\"",
+        "[0-9]{1,60}",
+    ];
+    prop_oneof![
+        4 => (proptest::sample::select(keys), values)
+            .prop_map(|(key, value)| format!("{key} = {value}\n")),
+        1 => Just("[server]\n".to_owned()),
+        2 => Just("[[target]]\n".to_owned()),
+        1 => ".{0,12}\r?\n?",
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1024))]
+
+    #[test]
+    fn no_text_panics(text in "(?s).{0,200}") {
+        fuzz(text.as_bytes());
+    }
+
+    #[test]
+    fn no_octets_panic(octets in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fuzz(&octets);
+    }
+
+    #[test]
+    fn no_likely_text_panics(fragments in proptest::collection::vec(fragment(), 0..24)) {
+        fuzz(fragments.concat().as_bytes());
+    }
+
+    #[test]
+    fn no_damage_to_an_example_panics(at in any::<proptest::sample::Index>(), octet: u8) {
+        let mut text = fs::read("config/full.toml").unwrap();
+        let at = at.index(text.len());
+        text[at] = octet;
+        fuzz(&text);
+        fuzz(&text[..at]);
+    }
+
+    #[test]
+    fn no_target_is_left_out_in_silence(
+        count in 0..40_usize,
+        size in 1..1_u64 << 40,
+        buffer_count in 2..=1024_u16,
+    ) {
+        let mut text = SERVER.to_owned();
+        for slot in 0..count {
+            let _ = write!(
+                text,
+                "[[target]]\nshelf = 3\nslot = {slot}\nbackend = \"mem\"\n\
+                 size = \"{size} sectors\"\nbuffer_count = {buffer_count}\n"
+            );
+        }
+        let config = parse(&text);
+        prop_assert_eq!(config.targets.len(), count);
+        for target in config.targets {
+            prop_assert_eq!(target.storage, StorageConfig::Memory { size: Sectors(size) });
+            prop_assert_eq!(target.buffer_count, buffer_count);
+        }
+    }
+}
+
+#[test]
+fn the_corpus_of_mistakes_and_examples_does_not_panic() {
+    for path in files("tests/data/config").into_iter().chain(files("config")) {
+        fuzz(&fs::read(path).unwrap());
+    }
+}
+
+#[test]
+fn a_mebibyte_of_mistakes_neither_panics_nor_hangs() {
+    let lines = ["a = b\n", "[a\n", "pol = 1\n", "[[target]]\n", "[x]\n"];
+    for line in lines {
+        fuzz(line.repeat((1 << 20) / line.len()).as_bytes());
+    }
+    let mut names = String::new();
+    for number in 0..80_000 {
+        let _ = write!(names, "\"e{number}\", ");
+    }
+    fuzz(format!("[server]\ninterfaces = [{names}]\n").as_bytes());
+}
+
+#[test]
+fn deep_nesting_is_refused_without_overflowing_the_stack() {
+    for (open, close) in [("a.", "b = 1"), ("[", ""), ("a = [", ""), ("a = {a = ", "")] {
+        let text = open.repeat(100_000) + close;
+        fuzz(text.as_bytes());
+        fuzz(format!("[server]\npoll = {text}\n").as_bytes());
+    }
+    fuzz(format!("x = {}", "[".repeat(100_000)).as_bytes());
+}
