@@ -11,6 +11,7 @@
     feature = "std",
     doc = "| [`config`], [`server`], [`client`] | configuration; the poll loop; an initiator | `std` |"
 )]
+#![cfg_attr(feature = "cli", doc = "| [`cli`] | the commands | `cli` |")]
 //!
 //! Without features the crate is `no_std`, allocates nothing and does no I/O: the engine runs on
 //! bare metal as it does here. See `examples/freestanding`.
@@ -24,6 +25,8 @@ pub mod protocol;
 pub mod storage;
 pub mod units;
 
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "std")]
 pub mod client;
 #[cfg(feature = "std")]

@@ -1,0 +1,34 @@
+# The commands of this project; what is longer than a line is in scripts/.
+.NOTPARALLEL:
+.PHONY: help run test lint doc nostd bench fuzz setup
+
+# For `make run`: where and what to serve for real.
+export INTERFACE CONFIG
+
+help: ## Tell what there is
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 12
+
+run: ## Show a disk served over raw Ethernet; INTERFACE=eth1 CONFIG=FILE serves for real
+	@scripts/run
+
+test: ## Install what tests need and run them all
+	@scripts/test
+
+lint: ## Check formatting and lints, for every set of features
+	@scripts/lint
+
+doc: ## Build the documentation
+	@scripts/doc
+
+nostd: ## Prove that the core needs no operating system (a part of `make test`)
+	@cargo build --lib --no-default-features
+	@scripts/freestanding
+
+bench: ## Run the benchmarks
+	@cargo bench --all-features
+
+fuzz: ## Fuzz each parser for a minute; needs cargo-fuzz
+	@scripts/fuzz
+
+setup: ## Install what is missing for all of these
+	@scripts/setup --test

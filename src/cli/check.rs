@@ -1,0 +1,85 @@
+//! `check`: is a configuration good?
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::NO;
+use crate::config::{Config, StorageConfig};
+
+/// Check a configuration file, and say what it configures
+///
+/// Nothing is opened or created. Exits with 1 when the file has errors, all of which are printed,
+/// each with its line and what would be right.
+#[derive(Debug, clap::Args)]
+pub(super) struct CheckCmd {
+    /// The configuration file
+    #[arg(value_name = "FILE", env = "AOE_SERVER_CONFIG")]
+    config: PathBuf,
+    /// Print one JSON object per target, or per error, instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+impl CheckCmd {
+    pub(super) fn run(&self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+        match Config::load(&self.config) {
+            Ok(config) => {
+                self.describe(&config, out)?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Err(errors) => {
+                for error in errors.as_slice() {
+                    if self.json {
+                        let place = error.place();
+                        let line = json!({
+                            "error": error.to_string(),
+                            "line": place.map(|place| place.line),
+                            "column": place.map(|place| place.column),
+                        });
+                        writeln!(out, "{line}")?;
+                    } else {
+                        writeln!(out, "{error}")?;
+                    }
+                }
+                Ok(ExitCode::from(NO))
+            }
+        }
+    }
+
+    fn describe(&self, config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
+        if !self.json {
+            let count = config.targets.len();
+            let interfaces = config.server.interfaces.join(", ");
+            writeln!(out, "{}: good, {count} targets on {interfaces}", self.config.display())?;
+        }
+        for target in &config.targets {
+            let (backend, path) = match &target.storage {
+                StorageConfig::File { path, .. } => ("file", Some(path.display())),
+                StorageConfig::Device { path, .. } => ("device", Some(path.display())),
+                StorageConfig::Memory { .. } => ("mem", None),
+            };
+            let path = path.map(|path| path.to_string());
+            if self.json {
+                let line = json!({
+                    "target": target.address.to_string(),
+                    "backend": backend,
+                    "path": path,
+                    "read_only": target.read_only,
+                });
+                writeln!(out, "{line}")?;
+            } else {
+                let path = path.unwrap_or_default();
+                let read_only = if target.read_only { " (read-only)" } else { "" };
+                writeln!(
+                    out,
+                    "  {:<10} {backend:<6} {path}{read_only}",
+                    target.address.to_string()
+                )?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,129 @@
+//! `serve`: the server itself.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Context as _;
+use log::LevelFilter;
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+
+use super::{COULD_NOT_TELL, NO};
+use crate::config::Config;
+use crate::server::{Server, Status};
+
+/// Serve the targets of a configuration file
+///
+/// SIGHUP reads the file again: targets are added, removed and changed without disturbing the
+/// others. SIGTERM and SIGINT end the server when everything it has accepted is durable. SIGUSR1
+/// writes its counters to the log.
+#[derive(Debug, clap::Args)]
+pub(super) struct ServeCmd {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", env = "AOE_SERVER_CONFIG")]
+    config: PathBuf,
+    /// Serve on this interface instead of those in the file; may be repeated
+    #[arg(short, long, value_name = "NAME")]
+    interface: Vec<String>,
+}
+
+impl ServeCmd {
+    pub(super) fn run(&self, log_level: Option<LevelFilter>) -> anyhow::Result<ExitCode> {
+        let Some(config) = self.load(log_level) else { return Ok(ExitCode::from(NO)) };
+        // Before anything is opened, so that a signal during the start is not lost.
+        let mut signals =
+            Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1]).context("cannot catch signals")?;
+        let mut server = match Server::start(config) {
+            Ok(server) => server,
+            Err(errors) => {
+                for error in errors {
+                    super::complain(&error.into());
+                }
+                return Ok(ExitCode::from(COULD_NOT_TELL));
+            }
+        };
+        announce(&server);
+        notify(&[NotifyState::Ready]);
+        for signal in signals.forever() {
+            match signal {
+                SIGHUP => self.reload(&mut server, log_level),
+                SIGUSR1 => log_status(&server.status()),
+                _ => break,
+            }
+        }
+        log::info!("stopping");
+        notify(&[NotifyState::Stopping]);
+        // A second signal ends it the hard way, where storage does not answer any more.
+        let armed = Arc::new(AtomicBool::new(true));
+        for signal in [SIGINT, SIGTERM] {
+            let code = COULD_NOT_TELL.into();
+            signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&armed))
+                .context("cannot catch signals")?;
+        }
+        server.stop();
+        log::info!("stopped: all that was accepted is durable");
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Reads the file; `None` when it is not good, which has been said.
+    fn load(&self, log_level: Option<LevelFilter>) -> Option<Config> {
+        let mut config = match Config::load(&self.config) {
+            Ok(config) => config,
+            Err(errors) => {
+                super::complain(&errors.into());
+                return None;
+            }
+        };
+        if !self.interface.is_empty() {
+            config.server.interfaces.clone_from(&self.interface);
+        }
+        log::set_max_level(log_level.unwrap_or(config.server.log_level));
+        Some(config)
+    }
+
+    fn reload(&self, server: &mut Server, log_level: Option<LevelFilter>) {
+        log::info!("reading {} again", self.config.display());
+        if let Ok(now) = NotifyState::monotonic_usec_now() {
+            notify(&[NotifyState::Reloading, now]);
+        }
+        if let Some(config) = self.load(log_level) {
+            for error in server.reload(&config) {
+                log::error!("{:#}", anyhow::Error::from(error));
+            }
+            announce(server);
+        } else {
+            log::error!("the configuration stays as it was");
+        }
+        notify(&[NotifyState::Ready]);
+    }
+}
+
+/// Tells the service manager, if there is one.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        log::warn!("cannot tell the service manager: {error}");
+    }
+}
+
+fn announce(server: &Server) {
+    let config = server.config();
+    for target in &config.targets {
+        let path = target.storage.path().unwrap_or_else(|| Path::new("memory"));
+        log::info!("serving {} from {}", target.address, path.display());
+    }
+    log::info!("{} targets on {}", config.targets.len(), config.server.interfaces.join(", "));
+}
+
+fn log_status(status: &Status) {
+    for link in &status.links {
+        log::info!("{}: {:?} {:?}", link.name, link.info, link.counters);
+    }
+    log::info!("unserved: {:?}", status.engine);
+    for target in &status.targets {
+        let (held, parked) = (target.held, target.parked);
+        log::info!("{}: {:?}, {held} held, {parked} parked", target.address, target.counters);
+    }
+}
