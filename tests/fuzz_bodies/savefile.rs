@@ -14,7 +14,7 @@ pub(crate) fn run(octets: &[u8]) {
             Resolution::Nanos => record.unix_nanos,
         };
         // Seconds have 32 bits in a file; what is later cannot be written.
-        if nanos / 1_000_000_000 <= u64::from(u32::MAX) {
+        if u32::try_from(nanos / 1_000_000_000).is_ok() {
             written.write(nanos, record.octets).expect("memory takes everything");
             frames.push((nanos, record.octets.to_vec()));
         }

@@ -75,7 +75,7 @@ pub enum DeviceError {
         path: PathBuf,
     },
     /// The user may not.
-    #[error("no permission to {} device {path}; be root or in its group", 
+    #[error("no permission to {} device {path}; be root or in its group",
             if *.write { "write to" } else { "read" })]
     NoPermission {
         /// The device.
