@@ -179,7 +179,7 @@ impl<L: Link + ?Sized> Link for Box<L> {
 
 /// A pool of frame buffers, the first [`Self::len`] of which hold frames.
 ///
-/// The memory is the caller's, so that it works without an allocator; with `std`, [`FramePool`]
+/// The memory is the caller's, so that it works without an allocator; with `std`, `FramePool`
 /// owns it.
 #[derive(Debug)]
 pub struct Batch<'a> {
