@@ -32,6 +32,8 @@ pub mod client;
 #[cfg(feature = "std")]
 pub mod config;
 #[cfg(feature = "std")]
+pub mod holder;
+#[cfg(feature = "std")]
 pub mod server;
 #[cfg(feature = "std")]
 pub mod wake;

@@ -254,7 +254,7 @@ fn a_second_server_is_refused_and_told_who_is_first() {
         Some(holder) => {
             assert_eq!(holder.pid, std::process::id());
             let name = fs::read_to_string("/proc/self/comm").unwrap();
-            format!("process {} ({})", holder.pid, name.trim_end())
+            format!("{} (pid {})", name.trim_end(), holder.pid)
         }
         // btrfs tells files another device than the kernel's table of locks does.
         None => "another process".into(),

@@ -18,16 +18,20 @@ const FUNCTION_LINES_MAX: usize = 70;
 const LAYERS: &[(&str, &[&str])] = &[
     ("units", &[]),
     ("clock", &[]),
+    ("holder", &[]),
     ("wake", &[]),
     ("protocol", &["units"]),
-    ("storage", &["clock", "protocol", "units", "wake"]),
+    ("storage", &["clock", "holder", "protocol", "units", "wake"]),
     ("link", &["clock", "protocol", "units", "wake"]),
     ("engine", &["clock", "protocol", "storage", "units"]),
     ("config", &["clock", "engine", "link", "protocol", "storage", "units"]),
     ("client", &["clock", "engine", "link", "protocol", "units", "wake"]),
     (
         "server",
-        &["client", "clock", "config", "engine", "link", "protocol", "storage", "units", "wake"],
+        &[
+            "client", "clock", "config", "engine", "holder", "link", "protocol", "storage",
+            "units", "wake",
+        ],
     ),
     (
         "cli",

@@ -36,7 +36,6 @@
 #![forbid(unsafe_code)]
 
 mod format;
-mod holder;
 mod saver;
 
 use std::ffi::OsStr;
@@ -52,10 +51,10 @@ use rustix::io::Errno;
 
 pub use format::{Damage, MAGIC, VERSION};
 use format::{FILE_MAX, FileBuffer};
-pub use holder::Holder;
 pub use saver::{SaveFailed, SaverBusy, SettingsSaver};
 
 use crate::engine::Settings;
+use crate::holder::Holder;
 use crate::protocol::Address;
 
 /// What the name of every file of settings ends with.

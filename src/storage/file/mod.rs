@@ -27,7 +27,7 @@ mod residency;
 mod sigbus;
 
 pub use super::writer::SyncPolicy;
-pub use open::{FileError, FileOptions, Holder};
+pub use open::{FileError, FileOptions};
 
 use std::fs::File;
 use std::io::{self, IoSlice};

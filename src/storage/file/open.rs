@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, FlockOperation};
 
 use super::super::writer::SyncPolicy;
+use crate::holder::Holder;
 use crate::units::{SECTOR_SIZE, Sectors};
 use crate::wake::Waker;
 
@@ -31,15 +32,6 @@ pub struct FileOptions {
     pub sync: SyncPolicy,
     /// Wakes the poll loop when something it may wait for is done.
     pub waker: Option<Waker>,
-}
-
-/// A process that holds a lock.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
-    /// Its number.
-    pub pid: u32,
-    /// Its name.
-    pub name: String,
 }
 
 /// Why an image cannot be served.
@@ -146,7 +138,7 @@ pub enum FileError {
 
 fn by(holder: Option<&Holder>) -> String {
     match holder {
-        Some(holder) => format!(" by {} (pid {})", holder.name, holder.pid),
+        Some(holder) => format!(" by {holder}"),
         None => String::new(),
     }
 }
@@ -282,7 +274,7 @@ fn lock(path: &Path, file: &File, read_only: bool) -> Result<(), FileError> {
     match rustix::fs::flock(file, operation) {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::WOULDBLOCK) => {
-            Err(FileError::InUse { path: path.into(), holder: find_holder(file) })
+            Err(FileError::InUse { path: path.into(), holder: Holder::of_lock_on(file) })
         }
         Err(error) => Err(FileError::Io { op: "lock", path: path.into(), source: error.into() }),
     }
@@ -307,38 +299,6 @@ impl Drop for Lock {
         // If it fails, closing the file does it soon.
         let _ = rustix::fs::flock(&*self.file, FlockOperation::Unlock);
     }
-}
-
-/// Who has locked `file`, as the kernel's list of locks tells.
-fn find_holder(file: &File) -> Option<Holder> {
-    let metadata = file.metadata().ok()?;
-    let device = metadata.dev();
-    let id = format!(
-        "{:02x}:{:02x}:{}",
-        rustix::fs::major(device),
-        rustix::fs::minor(device),
-        metadata.ino()
-    );
-    let locks = fs::read_to_string("/proc/locks").ok()?;
-    let pid = parse_locks(&locks, &id)?;
-    let name = fs::read_to_string(format!("/proc/{pid}/comm"));
-    Some(Holder { pid, name: name.map_or("another process".into(), |name| name.trim_end().into()) })
-}
-
-/// The process that holds a lock on the file `id` (major:minor:inode).
-///
-/// A line reads `4: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`; who waits has an arrow after the
-/// number.
-fn parse_locks(locks: &str, id: &str) -> Option<u32> {
-    locks.lines().find_map(|line| {
-        let mut fields = line.split_ascii_whitespace().skip(1);
-        if fields.next()? != "FLOCK" {
-            return None;
-        }
-        let pid = fields.nth(2)?;
-        // A process of another namespace shows as 0 or less.
-        if fields.next()? == id { pid.parse().ok().filter(|pid| *pid != 0) } else { None }
-    })
 }
 
 /// Makes an empty image `bytes` long, and the image with its name durable.
@@ -386,19 +346,6 @@ pub(super) fn default_serial(file: &File) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_holder_of_a_lock_is_found_among_others() {
-        let locks = "1: FLOCK  ADVISORY  WRITE 41 fe:00:77 0 EOF\n\
-                     2: POSIX  ADVISORY  WRITE 42 fe:00:78 0 EOF\n\
-                     3: FLOCK  ADVISORY  WRITE 43 fe:00:78 0 EOF\n\
-                     3: -> FLOCK  ADVISORY  WRITE 44 fe:00:79 0 EOF\n\
-                     4: FLOCK  ADVISORY  READ -1 fe:00:80 0 EOF\n";
-        assert_eq!(parse_locks(locks, "fe:00:78"), Some(43));
-        assert_eq!(parse_locks(locks, "fe:00:79"), None);
-        assert_eq!(parse_locks(locks, "fe:00:80"), None);
-        assert_eq!(parse_locks("garbage\n\n", "fe:00:78"), None);
-    }
 
     #[test]
     fn a_window_must_lie_in_the_image() {

@@ -1,4 +1,4 @@
-//! Who holds a lock that we wanted.
+//! Who holds a lock that we wanted, on an image or a state directory.
 
 use std::fmt;
 use std::fs;
@@ -16,7 +16,7 @@ pub struct Holder {
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {
-            Some(name) => write!(f, "process {} ({name})", self.pid),
+            Some(name) => write!(f, "{name} (pid {})", self.pid),
             None => write!(f, "process {}", self.pid),
         }
     }
@@ -25,17 +25,17 @@ impl fmt::Display for Holder {
 impl Holder {
     /// Who has the file behind `file` locked by `flock`. `None` when the system does not tell: it
     /// is not Linux, or the process is in another namespace, or it has just gone.
-    pub(super) fn of_lock_on(file: impl AsFd) -> Option<Self> {
+    pub(crate) fn of_lock_on(file: impl AsFd) -> Option<Self> {
         let stat = rustix::fs::fstat(file).ok()?;
         let device = stat.st_dev;
-        let identity = std::format!(
+        let identity = format!(
             "{:02x}:{:02x}:{}",
             rustix::fs::major(device),
             rustix::fs::minor(device),
             stat.st_ino
         );
         let pid = find(&fs::read_to_string("/proc/locks").ok()?, &identity)?;
-        let name = fs::read_to_string(std::format!("/proc/{pid}/comm")).ok();
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok();
         // A process may call itself anything, but not over several lines of our log.
         let name = name.map(|name| name.trim_end().escape_default().collect());
         Some(Self { pid, name })
