@@ -153,7 +153,8 @@ fn edit(
     directives: impl Iterator<Item = Directive>,
     capacity: usize,
 ) -> Option<(u8, MaskError)> {
-    for (index, Directive { command, mac }) in (0_u8..).zip(directives) {
+    // The counter second: it is not asked for a number after that of the 255th.
+    for (Directive { command, mac }, index) in directives.zip(0_u8..) {
         match command {
             DirectiveCommand::NONE => {}
             DirectiveCommand::DELETE => mask.remove(mac),

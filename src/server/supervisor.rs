@@ -274,11 +274,8 @@ impl Server {
         let Some(thread) = self.thread.take() else { return };
         // One that has ended by itself is joined all the same.
         let _ = self.control.stop();
-        match thread.join() {
-            // Closing the disks waits for their last sync.
-            Ok(exports) => drop(exports),
-            Err(_) => log::error!("the poll loop has panicked"),
-        }
+        // Closing the disks waits for their last sync.
+        drop(thread.join());
     }
 }
 
@@ -295,12 +292,26 @@ fn spawn<L: Link + Send + 'static>(
 ) -> io::Result<JoinHandle<Vec<Export<Backend>>>> {
     let (idle, cpu) = (idle(config), config.cpu);
     thread::Builder::new().name("aoe-loop".into()).spawn(move || {
+        let _guard = AbortOnPanic;
         if let Some(cpu) = cpu {
             pin(cpu);
         }
         listener.run(idle);
         listener.into_parts().0
     })
+}
+
+/// Ends the process when the loop panics, in builds that unwind too: a server without its loop
+/// would look alive and answer nobody.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            log::error!("the poll loop has panicked");
+            std::process::abort();
+        }
+    }
 }
 
 /// Binds the calling thread to one CPU. A machine without that CPU serves all the same.

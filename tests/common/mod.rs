@@ -1,3 +1,5 @@
 //! What several integration tests share.
 
 pub(crate) mod net;
+#[cfg(feature = "cli")]
+pub(crate) mod server;
