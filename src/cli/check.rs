@@ -1,18 +1,19 @@
 //! `check`: is a configuration good?
 
+use std::error::Error as _;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::NO;
-use crate::config::{Config, StorageConfig};
+use super::{COULD_NOT_TELL, NO};
+use crate::config::{Config, ConfigError, StorageConfig};
 
 /// Check a configuration file, and say what it configures
 ///
 /// Nothing is opened or created. Exits with 1 when the file has errors, all of which are printed,
-/// each with its line and what would be right.
+/// each with its line and what would be right, and with 2 when it cannot be read.
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckCmd {
     /// The configuration file
@@ -31,21 +32,30 @@ impl CheckCmd {
                 Ok(ExitCode::SUCCESS)
             }
             Err(errors) => {
+                let mut code = NO;
                 for error in errors.as_slice() {
-                    if self.json {
-                        let place = error.place();
-                        let line = json!({
-                            "error": error.to_string(),
-                            "line": place.map(|place| place.line),
-                            "column": place.map(|place| place.column),
-                        });
-                        writeln!(out, "{line}")?;
-                    } else {
-                        writeln!(out, "{error}")?;
+                    if matches!(error, ConfigError::Unreadable { .. }) {
+                        code = COULD_NOT_TELL;
                     }
+                    self.complain(error, out)?;
                 }
-                Ok(ExitCode::from(NO))
+                Ok(ExitCode::from(code))
             }
+        }
+    }
+
+    fn complain(&self, error: &ConfigError, out: &mut impl Write) -> std::io::Result<()> {
+        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        if self.json {
+            let place = error.place();
+            let line = json!({
+                "error": format!("{error}{cause}"),
+                "line": place.map(|place| place.line),
+                "column": place.map(|place| place.column),
+            });
+            writeln!(out, "{line}")
+        } else {
+            writeln!(out, "{error}{cause}")
         }
     }
 

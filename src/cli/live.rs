@@ -14,6 +14,8 @@ use crate::server::LiveLink;
 
 /// How often it is looked whether it is enough.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// Bursts that are still taken when it is enough: what has arrived by then, but no flood without end.
+const LAST_BURSTS: usize = 64;
 
 /// An interface that is watched.
 pub(super) struct Watcher {
@@ -21,6 +23,8 @@ pub(super) struct Watcher {
     pool: FramePool,
     until: Option<Instant>,
     interrupted: Arc<AtomicBool>,
+    /// Bursts that may still be taken when it is enough.
+    last: usize,
 }
 
 impl Watcher {
@@ -33,20 +37,23 @@ impl Watcher {
         }
         let link = open_watching(interface)?;
         let until = time.map(|time| now().after(time));
-        Ok(Self { link, pool: FramePool::new(BATCH_FRAMES), until, interrupted })
+        let pool = FramePool::new(BATCH_FRAMES);
+        Ok(Self { link, pool, until, interrupted, last: LAST_BURSTS })
     }
 
     /// The next frames, at least one; `None` when it is enough.
     pub(super) fn next(&mut self) -> anyhow::Result<Option<Batch<'_>>> {
         loop {
-            if self.interrupted.load(Ordering::Relaxed)
-                || self.until.is_some_and(|until| now() >= until)
-            {
+            let enough = self.interrupted.load(Ordering::Relaxed)
+                || self.until.is_some_and(|until| now() >= until);
+            if enough && self.last == 0 {
                 return Ok(None);
             }
+            self.last -= usize::from(enough);
             let mut batch = self.pool.batch();
             batch.clear();
             match self.link.receive(&mut batch) {
+                Ok(0) | Err(LinkError::Down) if enough => return Ok(None),
                 Ok(0) => {}
                 Ok(_) => return Ok(Some(self.pool.batch())),
                 // It may come back.

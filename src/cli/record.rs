@@ -18,6 +18,9 @@ use crate::link::savefile::{Resolution, Writer};
 /// Frames to other stations are recorded too. Ends after the given time or number of frames, or
 /// with Ctrl-C. Exits with 1 when no frame was seen. The file is in the classic pcap format, for
 /// `replay`, `dump`, tcpdump and Wireshark.
+///
+/// What an af-packet link of this machine sends takes a way past all recorders: record at the other
+/// end of the wire, or use a pcap link.
 #[derive(Debug, clap::Args)]
 pub(super) struct RecordCmd {
     /// Interface to listen on, for example eth1

@@ -295,6 +295,16 @@ impl FramePool {
         Self { octets: vec![[0; FRAME_CAPACITY]; frames], lens: vec![0; frames], len: 0 }
     }
 
+    /// How many frames it holds.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it holds no frame.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// The pool, to be filled or emptied.
     pub fn batch(&mut self) -> Batch<'_> {
         Batch::new(&mut self.octets, &mut self.lens, &mut self.len)

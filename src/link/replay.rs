@@ -1,9 +1,10 @@
 //! A capture as a link, on virtual time.
 //!
 //! The requests of a capture arrive when the caller's time has come to them; what is sent goes into
-//! another capture. Time starts at [`Instant::ZERO`] with the first frame that is replayed. Replies
-//! in the capture are some other server's, and left out unless wanted, and so are frames that were
-//! cut, are too long, or are not AoE.
+//! another capture. Time starts at [`Instant::ZERO`] with the first frame that is replayed, which
+//! arrives when the caller first lets time go on, so that everything can be made ready before it.
+//! Replies in the capture are some other server's, and left out unless wanted, and so are frames
+//! that were cut, are too long, or are not AoE.
 //!
 //! Reading and writing files may wait for a disk, which on virtual time nobody notices.
 
@@ -95,6 +96,8 @@ pub struct ReplayLink<R, W = io::Sink> {
     counters: LinkCounters,
     skipped: Skipped,
     now: Instant,
+    /// Time was let go on.
+    started: bool,
     /// When the first frame was captured, in nanoseconds since 1970.
     origin: Option<u64>,
     /// The frame that comes next, read ahead.
@@ -136,6 +139,7 @@ impl<R: Read, W: Write> ReplayLink<R, W> {
             counters: LinkCounters::default(),
             skipped: Skipped::default(),
             now: Instant::ZERO,
+            started: false,
             origin: None,
             next: Next { octets, len: 0, when: Ok(Instant::ZERO) },
         };
@@ -151,6 +155,7 @@ impl<R: Read, W: Write> ReplayLink<R, W> {
     /// Lets time go on to `now`; it never goes back.
     pub fn advance_to(&mut self, now: Instant) {
         self.now = self.now.max(now);
+        self.started = true;
     }
 
     /// Lets time go on to the next frame, and tells when that is; `None` when there is none.
@@ -235,7 +240,7 @@ impl<R: Read, W: Write> Link for ReplayLink<R, W> {
         let before = batch.len();
         while batch.room() > 0 {
             match self.next.when {
-                Ok(when) if when <= self.now => {}
+                Ok(when) if self.started && when <= self.now => {}
                 Err(error) if batch.len() == before => return Err(error),
                 _ => break,
             }
@@ -338,6 +343,8 @@ mod tests {
         let file = capture(&[(5, one), (7, two), (6, three), (900, four)]);
         let mut link = replay(&file);
         assert_eq!(link.next_time(), Some(Instant::ZERO));
+        assert!(received(&mut link).is_empty(), "time has not been let go on");
+        assert_eq!(link.step(), Some(Instant::ZERO));
         assert_eq!(received(&mut link), frames[..1]);
         assert!(received(&mut link).is_empty());
         assert_eq!(link.next_time(), Some(millis(2)));
@@ -376,10 +383,12 @@ mod tests {
         record[12] = 61;
         file.extend(record);
         let mut link = replay(&file);
+        link.step().unwrap();
         assert_eq!(received(&mut link), [request.clone(), cut.clone(), short.clone()]);
         assert_eq!(link.skipped(), Skipped { replies: 1, not_aoe: 2, incomplete: 2 });
         let options = ReplayOptions { keep_replies: true, ..ReplayOptions::default() };
         let mut link = ReplayLink::new(Reader::new(&file[..]).unwrap(), options);
+        link.step().unwrap();
         assert_eq!(received(&mut link), [reply, request, cut, short]);
     }
 
@@ -395,6 +404,7 @@ mod tests {
         let mut batch = pool.batch();
         assert!(batch.push(&reply) && batch.push(&[0xa5; 1515]));
         assert_eq!(link.send(&batch, 0), Ok(2));
+        link.step().unwrap();
         received(&mut link);
         link.step().unwrap();
         assert_eq!(link.send(&batch, 0), Ok(2));
@@ -408,6 +418,7 @@ mod tests {
         let mut file = capture(&[(0, aoe(SERVER, CLIENT, 0x10, 1))]);
         file.extend([0xa5; 5]);
         let mut link = replay(&file);
+        link.step().unwrap();
         assert_eq!(received(&mut link).len(), 1);
         let mut pool = FramePool::new(1);
         assert_eq!(link.receive(&mut pool.batch()), Err(LinkError::Capture));

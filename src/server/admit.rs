@@ -16,6 +16,10 @@ impl<L: Link> Listener<L> {
     /// Carries out an order.
     pub(super) fn obey(&mut self, order: Order) {
         match order {
+            Order::Add { export, answer, .. } if self.stopping => {
+                // Who asked may have gone.
+                let _ = answer.send((Admission::Stopping, Some(*export)));
+            }
             Order::Add { export, ports, probe, answer } => {
                 self.candidates.push(Candidate::new(*export, ports, answer, probe));
             }
@@ -25,6 +29,10 @@ impl<L: Link> Listener<L> {
                     return;
                 };
                 let entry = &mut self.served[id.0];
+                if entry.leaving.is_some() {
+                    let _ = answer.send(None); // it goes to who asked first
+                    return;
+                }
                 entry.leaving = Some(answer);
                 if !entry.active {
                     self.release(id);
@@ -46,7 +54,13 @@ impl<L: Link> Listener<L> {
                 }
             }
             Order::Idle(idle) => self.idle = idle,
-            Order::Stop => self.stopping = true,
+            Order::Stop => {
+                self.stopping = true;
+                // Nothing is received any more, so that no claim could be heard.
+                for Candidate { export, answer, .. } in self.candidates.drain(..) {
+                    let _ = answer.send((Admission::Stopping, Some(export)));
+                }
+            }
         }
     }
 
@@ -109,15 +123,16 @@ impl<L: Link> Listener<L> {
 
     /// Takes a target off and hands it to who asked for it. It has nothing pending.
     pub(super) fn release(&mut self, id: TargetId) {
-        let entry = self.served.swap_remove(id.0);
+        let entry = self.served.remove(id.0);
         // Fewer targets cannot collide.
-        let export = self.engine.change(|exports| exports.swap_remove(id.0)).ok();
-        // The last target has taken this one's number.
-        self.active.clear();
-        let active = self.served.iter().enumerate().filter(|(_, served)| served.active);
-        self.active.extend(active.map(|(index, _)| TargetId(index)));
+        let export = self.engine.change(|exports| exports.remove(id.0)).ok();
+        // Later targets have moved up. Their order stays, or a wildcard that is being answered would
+        // miss some of them, or reach them twice.
+        for active in self.active.iter_mut().filter(|active| **active > id) {
+            active.0 -= 1;
+        }
         for port in &mut self.ports {
-            port.resume = None;
+            port.target_removed(id);
         }
         if let Some(leaving) = entry.leaving {
             let _ = leaving.send(export); // who asked may have gone
@@ -154,8 +169,10 @@ impl<L: Link> Listener<L> {
                 for target in 0..self.served.len() {
                     self.announce_on(TargetId(target), index);
                     // While the link was away somebody else may have taken the address.
-                    let address = self.engine.exports()[target].target.address();
-                    self.ask(address, PortSet::of([index]));
+                    if self.served[target].ports.contains(index) {
+                        let address = self.engine.exports()[target].target.address();
+                        self.ask(address, PortSet::of([index]));
+                    }
                 }
             }
         }

@@ -81,13 +81,20 @@ impl<L: Link> Listener<L> {
         let _ = descriptors.push(PollFd::from_borrowed_fd(self.waker.descriptor(), PollFlags::IN));
         let mut longest = self.next_check.since(moment);
         for port in &self.ports {
-            // A link that is down stays readable, with its error.
-            match port.out.link.descriptor().filter(|_| port.is_up()) {
+            // No descriptor tells of room on a wire that is full.
+            if port.out.waiting() > 0 {
+                longest = longest.min(BLIND_SLEEP);
+            }
+            // A link that is down stays readable, with its error; and one that nothing is received
+            // from, with its frames.
+            if self.stopping || port.has_backlog() || !port.is_up() {
+                continue;
+            }
+            match port.out.link.descriptor().filter(|_| !port.troubled) {
                 Some(descriptor) => {
                     let _ = descriptors.push(PollFd::from_borrowed_fd(descriptor, PollFlags::IN));
                 }
-                None if port.is_up() => longest = longest.min(BLIND_SLEEP),
-                None => {}
+                None => longest = longest.min(BLIND_SLEEP),
             }
         }
         if let Some(soonest) = self.candidates.iter().map(Candidate::due).min() {

@@ -102,8 +102,6 @@ pub struct Listener<L> {
     pub(super) ports: Vec<PortState<L>>,
     pub(super) parked: ParkedPool,
     pub(super) saving: Option<Saving>,
-    /// Settings were saved: requests that wait for that are worth trying again.
-    pub(super) settings_changed: bool,
     pub(super) candidates: Vec<Candidate>,
     pub(super) mailbox: Mailbox,
     pub(super) published: Arc<Mutex<Status>>,
@@ -149,7 +147,6 @@ impl<L: Link> Listener<L> {
             ports,
             parked: ParkedPool::new(),
             saving,
-            settings_changed: false,
             candidates: Vec::new(),
             mailbox,
             published: control.published(),
@@ -170,12 +167,6 @@ impl<L: Link> Listener<L> {
             busy |= self.receive(port, now);
         }
         busy |= self.settle();
-        for port in &mut self.ports {
-            if port.out.is_waiting() {
-                port.out.flush();
-                busy = true;
-            }
-        }
         while let Some(order) = self.mailbox.take() {
             self.obey(order);
             busy = true;
@@ -187,15 +178,22 @@ impl<L: Link> Listener<L> {
             self.next_check = now.after(CHECK_INTERVAL);
             self.look_around();
         }
+        // Last, since all of the above has something to send.
+        for port in &mut self.ports {
+            let waiting = port.out.waiting();
+            if waiting > 0 {
+                port.out.flush();
+                busy |= port.out.waiting() < waiting;
+            }
+        }
         busy
     }
 
     /// Whether nothing waits: no request, no reply, no candidate, no frame.
-    pub fn is_idle(&mut self) -> bool {
+    pub fn is_idle(&self) -> bool {
         self.active.is_empty()
             && self.candidates.is_empty()
-            && self.saving.as_ref().is_none_or(|saving| saving.address.is_none())
-            && self.ports.iter_mut().all(|port| !port.has_backlog() && !port.out.is_waiting())
+            && self.ports.iter().all(|port| !port.has_backlog() && port.out.waiting() == 0)
     }
 
     /// Whether every link has come to its end, as captures do.
@@ -215,17 +213,22 @@ impl<L: Link> Listener<L> {
         (exports, self.ports.into_iter().map(|port| port.out.link).collect())
     }
 
-    /// Receives a burst, unless the last one is not done with, and serves it.
+    /// Receives a burst, unless the last one is not done with, and serves it. Tells whether it got
+    /// on: a burst that waits for room is no reason to keep the processor busy.
     fn receive(&mut self, index: usize, now: Instant) -> bool {
         let port = &mut self.ports[index];
+        let mut before = Some((port.next, port.resume));
         if !port.has_backlog() {
+            before = None;
             if self.stopping || !port.is_up() {
                 return false;
             }
             port.next = 0;
             let mut batch = port.receive.batch();
             batch.clear();
-            match port.out.link.receive(&mut batch) {
+            let received = port.out.link.receive(&mut batch);
+            port.troubled = false;
+            match received {
                 Ok(0) | Err(LinkError::Down) => return false,
                 Ok(_) => {}
                 Err(LinkError::Ended) => {
@@ -233,6 +236,7 @@ impl<L: Link> Listener<L> {
                     return false;
                 }
                 Err(error) => {
+                    port.troubled = true;
                     self.log_rarely(
                         now,
                         |name| log::warn!("{name}: cannot receive: {error}"),
@@ -246,9 +250,12 @@ impl<L: Link> Listener<L> {
             if !self.serve(index, now) {
                 break;
             }
-            self.ports[index].next += 1;
+            let port = &mut self.ports[index];
+            port.next += 1;
+            port.resume = None;
         }
-        true
+        let port = &self.ports[index];
+        before != Some((port.next, port.resume))
     }
 
     /// Serves the next frame of a port's burst; `false` when room ran out: the frame stays.
@@ -263,12 +270,14 @@ impl<L: Link> Listener<L> {
             }
             return true;
         };
-        let mut addressee = resume.take().or_else(|| engine.first_addressee(&request));
+        let mut addressee = match *resume {
+            Some(done) => engine.next_addressee(&request, done),
+            None => engine.first_addressee(&request),
+        };
         while let Some(id) = addressee {
             let Some(entry) = served.get_mut(id.0) else { break };
             if entry.takes_requests(index) {
                 if !out.has_room() || !entry.pending.has_room() || !parked.has_room() {
-                    *resume = Some(id);
                     return false;
                 }
                 let ordered = request.is_ordered();
@@ -290,6 +299,7 @@ impl<L: Link> Listener<L> {
                     active.push(id);
                 }
             }
+            *resume = Some(id);
             addressee = engine.next_addressee(&request, id);
         }
         true
@@ -361,6 +371,7 @@ pub(super) fn answer<L: Link>(
                     return (Some(len), Served1::Done);
                 };
                 if saving.begin(target, port, &buffer[..len]) {
+                    pending.saving = true;
                     (None, Served1::Done)
                 } else {
                     target.abandon_staged(); // another target's are being saved: try again then

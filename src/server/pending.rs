@@ -112,6 +112,11 @@ pub(super) struct Pending {
     pub(super) parked: VecDeque<Parked>,
     /// How many of them are ordered: while there is one, a later one must queue behind it.
     pub(super) ordered: usize,
+    /// Requests are worth trying again, whatever storage says: settings were saved, or there was no
+    /// room the last time.
+    pub(super) retry: bool,
+    /// The target's settings are being saved, and the reply waits for that.
+    pub(super) saving: bool,
 }
 
 impl Pending {
@@ -121,12 +126,14 @@ impl Pending {
             durable: HeldQueue::new(),
             parked: VecDeque::with_capacity(PARKED_MAX),
             ordered: 0,
+            retry: false,
+            saving: false,
         }
     }
 
     /// Whether nothing waits.
     pub(super) fn is_idle(&self) -> bool {
-        self.applied.len() == 0 && self.durable.len() == 0 && self.parked.is_empty()
+        self.applied.len() == 0 && self.durable.len() == 0 && self.parked.is_empty() && !self.saving
     }
 
     /// Whether another reply can be held, of either kind.

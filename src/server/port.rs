@@ -14,10 +14,12 @@ pub(super) struct PortState<L> {
     pub(super) receive: FramePool,
     /// The first frame of `receive` that is not served yet.
     pub(super) next: usize,
-    /// Where to go on with that frame, when room ran out in the middle of a wildcard.
+    /// The last target that is done with that frame, when room ran out in the middle of a wildcard.
     pub(super) resume: Option<TargetId>,
     /// The link has no more frames, as at the end of a capture.
     pub(super) ended: bool,
+    /// The system refused to receive, for another reason than that the interface is down.
+    pub(super) troubled: bool,
     pub(super) out: Outgoing<L>,
 }
 
@@ -39,13 +41,21 @@ impl<L: Link> PortState<L> {
             next: 0,
             resume: None,
             ended: false,
+            troubled: false,
             out: Outgoing { link, transmit: FramePool::new(TRANSMIT_FRAMES), sent: 0, given_up: 0 },
         }
     }
 
     /// Whether frames of the last burst are still to be served.
-    pub(super) fn has_backlog(&mut self) -> bool {
-        self.next < self.receive.batch().len()
+    pub(super) fn has_backlog(&self) -> bool {
+        self.next < self.receive.len()
+    }
+
+    /// Keeps the cursor when the target `id` is taken out of the list and later ones move up.
+    pub(super) fn target_removed(&mut self, id: TargetId) {
+        if let Some(done) = self.resume.filter(|done| *done >= id) {
+            self.resume = done.0.checked_sub(1).map(TargetId);
+        }
     }
 
     /// Whether frames can be moved.
@@ -92,9 +102,9 @@ impl<L: Link> Outgoing<L> {
         true
     }
 
-    /// Whether frames wait for the wire.
-    pub(super) fn is_waiting(&mut self) -> bool {
-        !self.transmit.batch().is_empty()
+    /// How many frames wait for the wire.
+    pub(super) fn waiting(&self) -> usize {
+        self.transmit.len() - self.sent
     }
 
     /// Whether there is a buffer for another frame, after sending if need be.

@@ -34,6 +34,8 @@ pub enum Admission {
     },
     /// One of our own targets has its address, or there are too many.
     AddressTaken(crate::engine::AddressTaken),
+    /// The loop is being stopped.
+    Stopping,
 }
 
 /// A target that is not served yet.

@@ -15,10 +15,9 @@ impl<L: Link> Listener<L> {
     /// Settles what can be; tells whether anything could.
     pub(super) fn settle(&mut self) -> bool {
         let mut busy = self.settle_saving();
-        let retry = std::mem::take(&mut self.settings_changed);
         let mut index = 0;
         while let Some(&id) = self.active.get(index) {
-            busy |= self.settle_target(id, retry);
+            busy |= self.settle_target(id);
             let entry = &mut self.served[id.0];
             if !entry.pending.is_idle() {
                 index += 1;
@@ -34,16 +33,17 @@ impl<L: Link> Listener<L> {
         busy
     }
 
-    fn settle_target(&mut self, id: TargetId, retry: bool) -> bool {
+    fn settle_target(&mut self, id: TargetId) -> bool {
         let Self { engine, served, ports, parked, saving, .. } = self;
         let Some(Export { storage, .. }) = engine.export_mut(id) else { return false };
         let pending = &mut served[id.0].pending;
         let progress = storage.progress();
         let (applied, durable) = (storage.applied(), storage.durable());
         // `applied` first: outcomes are asked for in the order of tickets.
-        let mut busy = release_held(&mut pending.applied, applied, storage, ports);
+        let mut busy = progress;
+        busy |= release_held(&mut pending.applied, applied, storage, ports);
         busy |= release_held(&mut pending.durable, durable, storage, ports);
-        if progress || retry {
+        if std::mem::take(&mut pending.retry) || progress {
             busy |= retry_parked(engine, id, pending, parked, ports, saving.as_mut());
         }
         busy
@@ -58,9 +58,14 @@ impl<L: Link> Listener<L> {
         }
         let Some((_, result)) = saving.saver.take_result() else { return false };
         saving.address = None;
-        self.settings_changed = true;
-        let export = self.engine.find(address).and_then(|id| self.engine.export_mut(id));
-        let Some(Export { target, .. }) = export else { return true };
+        // Requests that wait for that, the target's own or those of others, have an active target.
+        for id in &self.active {
+            self.served[id.0].pending.retry = true;
+        }
+        // It is still there: a target is not released while its settings are being saved.
+        let Some(id) = self.engine.find(address) else { return true };
+        self.served[id.0].pending.saving = false;
+        let Some(Export { target, .. }) = self.engine.export_mut(id) else { return true };
         let mut len = saving.len;
         if result.is_ok() {
             target.apply_staged();
@@ -113,8 +118,11 @@ fn retry_parked<L: Link>(
         let Some(place) = pending.parked.pop_front() else { break };
         let facts = ports[place.port].out.facts();
         let out = &mut ports[place.port].out;
-        let waits = place.ordered && ordered_waits || !out.has_room() || !pending.has_room();
-        let outcome = if waits {
+        let outcome = if place.ordered && ordered_waits {
+            Served1::Park
+        } else if !out.has_room() || !pending.has_room() {
+            // Storage has said what it had to say: nobody else would ask for another try.
+            pending.retry = true;
             Served1::Park
         } else if let Some(request) = engine.accept(parked.frame(place), facts) {
             let saving = saving.as_deref_mut();

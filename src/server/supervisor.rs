@@ -227,6 +227,7 @@ impl Server {
         match admission {
             Admission::Served => Ok(()),
             Admission::AddressTaken(error) => Err(error.into()),
+            Admission::Stopping => Err(LoopEnded.into()),
             Admission::Claimed { mac, link } => Err(ServerError::Claimed { address, mac, link }),
         }
     }

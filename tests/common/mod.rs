@@ -3,3 +3,5 @@
 pub(crate) mod net;
 #[cfg(feature = "cli")]
 pub(crate) mod server;
+#[cfg(feature = "cli")]
+pub(crate) mod stamper;

@@ -21,10 +21,9 @@ mod tools;
 mod transfer;
 
 use aoe_server::link::LinkKind;
-use tempfile::TempDir;
 
 use common::net::TestNet;
-use common::server::ServerProcess;
+use common::server::{Home, ServerProcess};
 use report::{Check, Report, ensure};
 use station::{Reply, Station};
 
@@ -45,7 +44,7 @@ const NOT_ON_THE_WIRE: [u8; 5] = [61, 62, 70, 72, 74];
 struct Bench {
     kind: LinkKind,
     net: TestNet,
-    directory: TempDir,
+    home: Home,
     server: Option<ServerProcess>,
     station: Station,
     /// What the station heard while the server started.
@@ -55,11 +54,11 @@ struct Bench {
 impl Bench {
     fn new(kind: LinkKind) -> Option<Self> {
         let net = TestNet::new(9000)?;
-        let directory = TempDir::new().unwrap();
-        std::fs::write(directory.path().join("read-only.img"), [0x5a; 16 * 512]).unwrap();
+        let home = Home::new();
+        std::fs::write(home.path("read-only.img"), [0x5a; 16 * 512]).unwrap();
         let station = Station::open();
         let heard_at_start = Vec::new();
-        let mut bench = Self { kind, net, directory, server: None, station, heard_at_start };
+        let mut bench = Self { kind, net, home, server: None, station, heard_at_start };
         bench.restart().unwrap();
         Some(bench)
     }
@@ -127,13 +126,13 @@ impl Bench {
 
     /// Ends the server, if it runs, and starts it again on the same files.
     fn restart(&mut self) -> Check {
-        if let Some(server) = self.server.take() {
+        if let Some(mut server) = self.server.take() {
             let status = server.terminate();
             ensure!(status.success(), "the server ended with {status}");
         }
         self.station.drain();
         (self.station.frames_sent, self.station.responses_sent) = (0, 0);
-        self.server = Some(ServerProcess::start_in(self.directory.path(), &self.config()));
+        self.server = Some(ServerProcess::start_in(&self.home, &self.config()));
         self.station.exchange(&[], 0)?;
         self.heard_at_start = std::mem::take(&mut self.station.asides);
         Ok(())

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use aoe_server::link::LinkKind;
 use aoe_server::protocol::MacAddr;
-use tempfile::TempDir;
 
 use super::report::{Check, Item, Report, ensure, item};
 use super::station::{Ask, GUARD, NOBODY, Station, pattern};
 use super::{PEER, SERVED};
 use crate::common::net::{MAC_A, MAC_B, PATIENCE, TestNet, ip, wait_until_up, within};
-use crate::common::server::ServerProcess;
+use crate::common::server::{Home, ServerProcess};
 
 /// Each item has a network and servers of its own here.
 pub(crate) const ITEMS: &[Item<Scene>] = &[
@@ -66,7 +65,7 @@ fn scene_config(scene: &Scene) -> String {
 }
 
 /// Ends a server in good order.
-fn end(server: ServerProcess) -> Check {
+fn end(mut server: ServerProcess) -> Check {
     let log = server.log();
     ensure!(!log.contains("panicked"), "{log}");
     let status = server.terminate();
@@ -280,9 +279,9 @@ fn both_ways(one: &mut Station, two: &mut Station, round: u32) -> Check {
 
 fn address_taken(scene: &mut Scene) -> Check {
     let server = ServerProcess::start(&scene_config(scene));
-    let directory = TempDir::new().map_err(|error| error.to_string())?;
+    let home = Home::new();
     let second = config(scene.kind, &format!("\"{PEER}\""), "");
-    let mut refused = ServerProcess::spawn_in(directory.path(), &second);
+    let mut refused = ServerProcess::spawn(&home, ServerProcess::serving(&home, &second));
     let (status, log) = (refused.wait(), refused.log());
     ensure!(status.code() == Some(2), "the second server ended with {status}:\n{log}");
     let says = format!("target e7.3 is served already by {MAC_A} on {PEER}");

@@ -88,7 +88,7 @@ fn aoeping_gets_answers(kind: LinkKind) {
         return;
     }
     let Some(_net) = TestNet::new(1500) else { return };
-    let server = serve(kind);
+    let mut server = serve(kind);
     let plain = aoeping(&["7", "3", PEER]);
     assert_eq!(plain.code, Some(0), "{}", plain.error);
 
@@ -139,7 +139,7 @@ fn aoecfg_reads_and_sets(kind: LinkKind) {
         return;
     }
     let Some(_net) = TestNet::new(1500) else { return };
-    let server = serve(kind);
+    let mut server = serve(kind);
     // It exits with 0 whatever happens, so that only what it prints tells. A shelf and a slot
     // without a time limit make it end with the first reply; silence takes one.
     let say = |verb: &str, string: &str, answered: bool| {
@@ -184,7 +184,7 @@ fn aoe_sancheck_finds_no_fault(kind: LinkKind, mtu: usize, payload: &str) {
         return;
     }
     let Some(_net) = TestNet::new(mtu) else { return };
-    let server = serve(kind);
+    let mut server = serve(kind);
     let out = run("aoe-sancheck", &[]).out;
     let mut lines = out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     // Target, stations, payload, interfaces; and no complaint below.
@@ -218,7 +218,7 @@ fn objects(ran: &Ran) -> Vec<Value> {
 
 fn the_commands_tell_what_is_there(kind: LinkKind) {
     let Some(_net) = TestNet::new(9000) else { return };
-    let server = serve(kind);
+    let mut server = serve(kind);
     let mac = format!("{MAC_A}");
 
     let found = objects(&own(&format!("discover -i {PEER} --json")));
@@ -366,7 +366,7 @@ fn tshark_finds_a_whole_conversation(kind: LinkKind) {
         return;
     }
     let Some(_net) = TestNet::new(9000) else { return };
-    let server = serve(kind);
+    let mut server = serve(kind);
     let directory = TempDir::new().unwrap();
     let place = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let (capture, source, back) = (place("session.pcap"), place("source"), place("back"));
