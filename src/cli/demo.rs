@@ -19,7 +19,7 @@ use crate::config::{Config, ServerConfig, StorageConfig, TargetConfig};
 use crate::engine::ConfigString;
 use crate::link::{Link as _, LinkKind};
 use crate::protocol::Address;
-use crate::server::{Server, Status};
+use crate::server::{LiveLink, Server, Status};
 use crate::units::{Lba, SECTOR_SIZE, Sectors};
 
 /// The target that is shown.
@@ -53,17 +53,24 @@ pub(super) struct DemoCmd {
 impl DemoCmd {
     pub(super) fn run(&self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot catch signals")?;
+        let link = open_link(&self.client_interface, self.link)?;
         let directory = TemporaryDirectory::new()?;
         let server = self.start(&directory.0)?;
-        let result = self.show(&directory.0, out).and_then(|()| {
-            out.flush()?;
-            if io::stdin().is_terminal() {
-                follow(&server, &mut signals);
+        let mut errors = Vec::new();
+        match self.show(link, &directory.0, out) {
+            Ok(()) => {
+                out.flush()?;
+                if io::stdin().is_terminal() {
+                    follow(&server, &mut signals);
+                }
             }
-            Ok(())
-        });
-        server.stop();
-        result.map(|()| ExitCode::SUCCESS)
+            // What was shown is not as it should be, unless nobody looks any more.
+            Err(error) if super::is_broken_pipe(&error) => return Err(error),
+            Err(error) => errors.push(error),
+        }
+        errors.extend(server.stop().into_iter().map(anyhow::Error::from));
+        errors.iter().for_each(super::complain);
+        Ok(if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(super::NO) })
     }
 
     fn start(&self, directory: &Path) -> anyhow::Result<Server> {
@@ -83,8 +90,7 @@ impl DemoCmd {
         })
     }
 
-    fn show(&self, directory: &Path, out: &mut impl Write) -> anyhow::Result<()> {
-        let link = open_link(&self.client_interface, self.link)?;
+    fn show(&self, link: LiveLink, directory: &Path, out: &mut impl Write) -> anyhow::Result<()> {
         let mtu = link.info().mtu;
         let mut client = Client::new(link);
         writeln!(

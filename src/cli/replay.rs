@@ -1,7 +1,8 @@
 //! `replay`: the requests of a capture, put to a configuration on the capture's own clock.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{BufReader, BufWriter, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -53,8 +54,13 @@ type Link = ReplayLink<BufReader<File>, BufWriter<File>>;
 
 impl ReplayCmd {
     pub(super) fn run(&self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-        let temporary = Temporary::new();
-        let replies = self.write.as_deref().unwrap_or(&temporary.0);
+        let temporary;
+        let replies = if let Some(path) = &self.write {
+            path.as_path()
+        } else {
+            temporary = Temporary::new()?;
+            &temporary.0
+        };
         let mut listener = self.prepare(replies)?;
         let replayed = replay(&mut listener)?;
         let sent = finish(listener, replies)?;
@@ -198,15 +204,29 @@ fn describe(number: u64, expected: &[u8], found: &[u8]) -> String {
 struct Temporary(PathBuf);
 
 impl Temporary {
-    fn new() -> Self {
-        let name = format!("aoe-server-replay-{}.pcap", std::process::id());
-        Self(std::env::temp_dir().join(name))
+    /// Makes the file. Its name can be guessed, so that one that is there already is somebody
+    /// else's, or leads to what is.
+    fn new() -> anyhow::Result<Self> {
+        let mut attempt = 0;
+        loop {
+            let name = format!("aoe-server-replay-{}-{attempt}.pcap", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            match File::options().write(true).create_new(true).mode(0o600).open(&path) {
+                Ok(_) => return Ok(Self(path)),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && attempt < 100 => {
+                    attempt += 1;
+                }
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot create {}", path.display()));
+                }
+            }
+        }
     }
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // There is none when the replies go elsewhere.
+        // If it stays, it takes up some space until the directory is cleared.
         let _ = std::fs::remove_file(&self.0);
     }
 }

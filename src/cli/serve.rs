@@ -12,14 +12,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use super::{COULD_NOT_TELL, NO};
-use crate::config::Config;
+use crate::config::{Config, ConfigErrors};
 use crate::server::{Server, Status};
 
 /// Serve the targets of a configuration file
 ///
 /// SIGHUP reads the file again: targets are added, removed and changed without disturbing the
-/// others. SIGTERM and SIGINT end the server when everything it has accepted is durable. SIGUSR1
-/// writes its counters to the log.
+/// others. SIGTERM and SIGINT end the server when everything it has accepted is durable; it exits
+/// with 1 when that cannot be had. SIGUSR1 writes its counters to the log.
 #[derive(Debug, clap::Args)]
 pub(super) struct ServeCmd {
     /// The configuration file
@@ -32,7 +32,14 @@ pub(super) struct ServeCmd {
 
 impl ServeCmd {
     pub(super) fn run(&self, log_level: Option<LevelFilter>) -> anyhow::Result<ExitCode> {
-        let Some(config) = self.load(log_level) else { return Ok(ExitCode::from(NO)) };
+        let config = match self.load(log_level) {
+            Ok(config) => config,
+            Err(errors) if errors.is_unreadable() => return Err(errors.into()),
+            Err(errors) => {
+                super::complain(&errors.into());
+                return Ok(ExitCode::from(NO));
+            }
+        };
         // Before anything is opened, so that a signal during the start is not lost.
         let mut signals =
             Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1]).context("cannot catch signals")?;
@@ -63,25 +70,25 @@ impl ServeCmd {
             signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&armed))
                 .context("cannot catch signals")?;
         }
-        server.stop();
-        log::info!("stopped: all that was accepted is durable");
-        Ok(ExitCode::SUCCESS)
+        let errors = server.stop();
+        if errors.is_empty() {
+            log::info!("stopped: all that was accepted is durable");
+            return Ok(ExitCode::SUCCESS);
+        }
+        for error in errors {
+            super::complain(&error.into());
+        }
+        Ok(ExitCode::from(NO))
     }
 
-    /// Reads the file; `None` when it is not good, which has been said.
-    fn load(&self, log_level: Option<LevelFilter>) -> Option<Config> {
-        let mut config = match Config::load(&self.config) {
-            Ok(config) => config,
-            Err(errors) => {
-                super::complain(&errors.into());
-                return None;
-            }
-        };
+    /// Reads the file, and takes over what the command line says otherwise.
+    fn load(&self, log_level: Option<LevelFilter>) -> Result<Config, ConfigErrors> {
+        let mut config = Config::load(&self.config)?;
         if !self.interface.is_empty() {
             config.server.interfaces.clone_from(&self.interface);
         }
         log::set_max_level(log_level.unwrap_or(config.server.log_level));
-        Some(config)
+        Ok(config)
     }
 
     fn reload(&self, server: &mut Server, log_level: Option<LevelFilter>) {
@@ -89,13 +96,17 @@ impl ServeCmd {
         if let Ok(now) = NotifyState::monotonic_usec_now() {
             notify(&[NotifyState::Reloading, now]);
         }
-        if let Some(config) = self.load(log_level) {
-            for error in server.reload(&config) {
-                log::error!("{:#}", anyhow::Error::from(error));
+        match self.load(log_level) {
+            Ok(config) => {
+                for error in server.reload(&config) {
+                    log::error!("{:#}", anyhow::Error::from(error));
+                }
+                announce(server);
             }
-            announce(server);
-        } else {
-            log::error!("the configuration stays as it was");
+            Err(errors) => {
+                super::complain(&errors.into());
+                log::error!("the configuration stays as it was");
+            }
         }
         notify(&[NotifyState::Ready]);
     }

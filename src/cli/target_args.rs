@@ -62,7 +62,11 @@ impl LinkArgs {
             ClientError::Link { source: LinkError::Down, .. } => {
                 format!("interface {name} is down; try: ip link set {name} up")
             }
-            _ => format!("cannot go on with interface {name}"),
+            ClientError::Link { .. } | ClientError::MtuTooSmall { .. } => {
+                format!("cannot go on with interface {name}")
+            }
+            // The others have nothing to do with the interface.
+            error => return Err(error.into()),
         };
         Err(error).context(context)
     }

@@ -94,6 +94,11 @@ impl ConfigErrors {
     pub fn as_slice(&self) -> &[ConfigError] {
         &self.0
     }
+
+    /// Whether the file could not be read, so that nothing is known of what is in it.
+    pub fn is_unreadable(&self) -> bool {
+        self.0.iter().any(|error| matches!(error, ConfigError::Unreadable { .. }))
+    }
 }
 
 impl fmt::Display for ConfigErrors {

@@ -154,8 +154,7 @@ impl StateDirectory {
         };
         let directory = match open_directory(&path) {
             Err(Errno::NOENT) => {
-                let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
-                made.map_err(|source| StateError::Directory {
+                make_directory(&path).map_err(|source| StateError::Directory {
                     operation: "create",
                     path: path.clone(),
                     source,
@@ -293,6 +292,19 @@ pub fn fuzz(octets: &[u8]) {
         let again: FileBuffer = format::encode(&settings);
         assert_eq!(again.as_octets(), octets, "two files mean {settings:?}");
     }
+}
+
+/// Makes the directory, and those above it that are missing, and their names durable: what is saved
+/// in a directory that power loss takes away did not survive it.
+fn make_directory(path: &Path) -> io::Result<()> {
+    let named = path.ancestors().take_while(|path| !path.as_os_str().is_empty());
+    let missing: Vec<_> = named.take_while(|path| !path.exists()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    for made in missing {
+        let above = made.parent().filter(|above| !above.as_os_str().is_empty());
+        File::open(above.unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {

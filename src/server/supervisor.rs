@@ -18,6 +18,7 @@ use crate::engine::{AddressTaken, Export};
 use crate::link::Link;
 use crate::link::interface::OpenError;
 use crate::protocol::{Address, MacAddr};
+use crate::storage::{BlockStorage, Fault};
 
 /// How long the loop may take for an order, beside the time that a probe takes. It is long since
 /// a target that is removed first answers what it has taken, and its disk may be slow.
@@ -63,6 +64,17 @@ pub enum ServerError {
     /// The loop does not answer.
     #[error("the poll loop does not answer")]
     Unresponsive,
+    /// A disk could not be made durable when it was closed.
+    #[error(
+        "target {address}: not all that was written to it is durable; check what is on it before it \
+         is used again"
+    )]
+    NotDurable {
+        /// The target.
+        address: Address,
+        /// Why not; the log has the details.
+        source: Fault,
+    },
     /// The operating system refused.
     #[error("cannot {action}")]
     Os {
@@ -93,7 +105,8 @@ impl Server {
         if errors.is_empty() {
             return Ok(server);
         }
-        server.stop();
+        let mut errors = errors;
+        errors.extend(server.stop());
         Err(errors)
     }
 
@@ -265,24 +278,36 @@ impl Server {
         Ok(PortSet::of(names.filter(|(_, name)| target.is_on(name)).map(|(index, _)| index)))
     }
 
-    /// Stops the loop when it has answered what it has taken, and closes all disks: what was
-    /// accepted is durable afterwards.
-    pub fn stop(mut self) {
-        self.shut_down();
+    /// Stops the loop when it has answered what it has taken, and closes all disks. What was
+    /// accepted is durable afterwards, unless errors are returned, which say of which target not.
+    pub fn stop(mut self) -> Vec<ServerError> {
+        self.shut_down()
     }
 
-    fn shut_down(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
+    fn shut_down(&mut self) -> Vec<ServerError> {
+        let Some(thread) = self.thread.take() else { return Vec::new() };
         // One that has ended by itself is joined all the same.
         let _ = self.control.stop();
-        // Closing the disks waits for their last sync.
-        drop(thread.join());
+        // A loop that panics ends the process, so that there always are exports.
+        thread.join().map(close).unwrap_or_default()
     }
+}
+
+/// Closes disks, each of which waits for its last sync; tells of those that are not durable.
+fn close<S: BlockStorage>(exports: Vec<Export<S>>) -> Vec<ServerError> {
+    let mut errors = Vec::new();
+    for Export { target, mut storage } in exports {
+        let address = target.address();
+        let closed = storage.finish();
+        errors.extend(closed.err().map(|source| ServerError::NotDurable { address, source }));
+    }
+    errors
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.shut_down();
+        // Failures have been logged, and there is nobody left to tell.
+        let _ = self.shut_down();
     }
 }
 
@@ -349,4 +374,65 @@ fn receive_buffer_bytes(config: &ServerConfig, targets: &[TargetConfig]) -> usiz
     }
     let frames: usize = targets.iter().map(|target| usize::from(target.buffer_count)).sum();
     (frames * INITIATORS * FRAME_BYTES).clamp(LEAST, MOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Durability, MacList, Settings, Target, TargetProfile};
+    use crate::storage::mem::MemStorage;
+    use crate::storage::{Accepted, DeviceInfo, Ready, Ticket};
+    use crate::units::Lba;
+
+    /// A disk whose last sync fails, or not.
+    struct Disk(MemStorage<Vec<u8>>, Result<(), Fault>);
+
+    impl BlockStorage for Disk {
+        fn info(&self) -> &DeviceInfo {
+            self.0.info()
+        }
+        fn read(&mut self, lba: Lba, into: &mut [u8]) -> Result<Ready, Fault> {
+            self.0.read(lba, into)
+        }
+        fn write(&mut self, lba: Lba, data: &[u8]) -> Result<Accepted, Fault> {
+            self.0.write(lba, data)
+        }
+        fn flush(&mut self) -> Result<Accepted, Fault> {
+            self.0.flush()
+        }
+        fn verify(&mut self, lba: Lba, count: crate::units::Sectors) -> Result<Ready, Fault> {
+            self.0.verify(lba, count)
+        }
+        fn applied(&self) -> Ticket {
+            self.0.applied()
+        }
+        fn durable(&self) -> Ticket {
+            self.0.durable()
+        }
+        fn finish(&mut self) -> Result<(), Fault> {
+            self.1
+        }
+    }
+
+    /// A server whose last sync failed once said that all was durable.
+    #[test]
+    fn a_disk_that_cannot_be_made_durable_is_told_of() {
+        let export = |slot, last: Result<(), Fault>| {
+            let profile = TargetProfile {
+                address: Address::new(7, slot),
+                buffer_count: 64,
+                durability: Durability::Volatile,
+                allow: MacList::new(),
+            };
+            let disk: Box<dyn BlockStorage> =
+                Box::new(Disk(MemStorage::new(vec![0; 512], "ram"), last));
+            Export { target: Target::new(profile, Settings::default()), storage: disk }
+        };
+        let errors =
+            close(vec![export(0, Ok(())), export(1, Err(Fault::Media)), export(2, Ok(()))]);
+        let [ServerError::NotDurable { address, source: Fault::Media }] = errors.as_slice() else {
+            panic!("{errors:?}")
+        };
+        assert_eq!(*address, Address::new(7, 1));
+    }
 }

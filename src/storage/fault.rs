@@ -459,6 +459,15 @@ impl<S: BlockStorage> BlockStorage for FaultStorage<S> {
         }
     }
 
+    fn finish(&mut self) -> Result<(), Fault> {
+        let _ = self.flush()?;
+        self.write_back();
+        self.inner.finish()?;
+        self.write_back();
+        let kept = self.cache == Cache::Honest && !self.cached.is_empty();
+        if kept || self.stopped { Err(Fault::Media) } else { Ok(()) }
+    }
+
     fn refresh(&mut self) -> bool {
         self.inner.refresh()
     }

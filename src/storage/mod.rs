@@ -144,6 +144,15 @@ pub trait BlockStorage {
     /// Up to which ticket everything is done with and survives power loss.
     fn durable(&self) -> Ticket;
 
+    /// Carries out everything that was taken and makes it durable, for the end: no write is taken
+    /// afterwards. Unlike all others this method waits, and is not for the poll loop.
+    ///
+    /// # Errors
+    /// [`Fault::Media`] when not everything is durable.
+    fn finish(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+
     /// How the write, flush or discard with `ticket` ended, asked when [`Self::applied`] or
     /// [`Self::durable`] has reached it, at most once, before it is acknowledged. A write can fail
     /// after it was taken: the disk was full, or syncing failed, after which every later one fails.
@@ -203,6 +212,9 @@ impl<S: BlockStorage + ?Sized> BlockStorage for &mut S {
     fn refresh(&mut self) -> bool {
         (**self).refresh()
     }
+    fn finish(&mut self) -> Result<(), Fault> {
+        (**self).finish()
+    }
 }
 
 #[cfg(feature = "std")]
@@ -239,5 +251,8 @@ impl<S: BlockStorage + ?Sized> BlockStorage for Box<S> {
     }
     fn refresh(&mut self) -> bool {
         (**self).refresh()
+    }
+    fn finish(&mut self) -> Result<(), Fault> {
+        (**self).finish()
     }
 }

@@ -65,6 +65,10 @@ impl<S: BlockStorage> BlockStorage for ReadOnly<S> {
         self.inner.outcome(ticket)
     }
 
+    fn finish(&mut self) -> Result<(), Fault> {
+        self.inner.finish()
+    }
+
     fn refresh(&mut self) -> bool {
         let changed = self.inner.refresh();
         self.info = Self::protected(&self.inner);

@@ -95,6 +95,10 @@ impl<S: BlockStorage> BlockStorage for Window<S> {
         self.disk.progress()
     }
 
+    fn finish(&mut self) -> Result<(), Fault> {
+        self.disk.finish()
+    }
+
     fn refresh(&mut self) -> bool {
         if !self.disk.refresh() {
             return false;

@@ -398,7 +398,9 @@ impl<D: Disk> Worker<D> {
                 }
                 return;
             } else if self.policy == SyncPolicy::OnFlush && self.dirty {
-                thread::park_timeout(VOLATILE_FOR);
+                // From the oldest write on: a later one, which was no reason to sync, is none to wait.
+                let volatile_for = clock::now().since(self.dirty_since);
+                thread::park_timeout(VOLATILE_FOR.saturating_sub(volatile_for));
                 self.sync_overdue();
             } else {
                 thread::park();

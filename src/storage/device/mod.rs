@@ -221,7 +221,7 @@ impl DeviceStorage {
     /// # Errors
     /// [`Fault::Media`] when not everything is durable.
     pub fn close(mut self) -> Result<(), Fault> {
-        self.writer.as_mut().map_or(Ok(()), Writer::close)
+        self.finish()
     }
 
     /// Where sectors lie on the device, in bytes.
@@ -357,6 +357,10 @@ impl BlockStorage for DeviceStorage {
 
     fn outcome(&mut self, ticket: Ticket) -> Result<(), Fault> {
         self.writer.as_ref().map_or(Ok(()), |writer| writer.outcome(ticket))
+    }
+
+    fn finish(&mut self) -> Result<(), Fault> {
+        self.writer.as_mut().map_or(Ok(()), Writer::close)
     }
 
     fn refresh(&mut self) -> bool {

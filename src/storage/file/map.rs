@@ -225,6 +225,49 @@ mod tests {
         assert!(map.read_through(CHUNK, CHUNK).is_err());
     }
 
+    /// A signal about memory that has failed and that nobody is reading: what the kernel sends to
+    /// processes that asked for it early. It once put zeros into the map that were served later.
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn a_failure_that_nobody_has_met_yet_changes_nothing() {
+        /// What the kernel has in a `siginfo_t` for SIGBUS.
+        #[repr(C)]
+        struct Info {
+            signo: libc::c_int,
+            errno: libc::c_int,
+            code: libc::c_int,
+            address: *const u8,
+            rest: [usize; 13],
+        }
+        let (_file, map) = image();
+        let info = Info {
+            signo: libc::SIGBUS,
+            errno: 0,
+            code: libc::BUS_MCEERR_AO,
+            address: map.raw.as_ptr().wrapping_add(CHUNK),
+            rest: [0; 13],
+        };
+        // SAFETY: both take no arguments and cannot fail.
+        let [process, thread] =
+            [libc::SYS_getpid, libc::SYS_gettid].map(|call| unsafe { libc::syscall(call) });
+        // SAFETY: the kernel reads 128 bytes at `info`, which is as long.
+        let sent = unsafe {
+            libc::syscall(
+                libc::SYS_rt_tgsigqueueinfo,
+                process,
+                thread,
+                libc::SIGBUS,
+                &raw const info,
+            )
+        };
+        assert_eq!(sent, 0, "{}", io::Error::last_os_error());
+        let mut octets = [0xa5; 4096];
+        for offset in [0, CHUNK] {
+            assert_eq!(map.copy(offset, &mut octets), Ok(()));
+            assert_eq!(octets, [0x5a; 4096]);
+        }
+    }
+
     /// The handler must not swallow faults of others: those end the process as ever.
     #[test]
     fn a_fault_outside_every_map_ends_the_process() {

@@ -180,7 +180,7 @@ impl FileStorage {
     /// # Errors
     /// [`Fault::Media`] when not everything is durable.
     pub fn close(mut self) -> Result<(), Fault> {
-        self.writer.as_mut().map_or(Ok(()), Writer::close)
+        self.finish()
     }
 
     /// Where sectors lie in the file.
@@ -263,7 +263,12 @@ impl FileStorage {
             return damaged;
         }
         let (offset, len) = self.place(chunk);
-        let Ok(resident) = self.map.resident(offset, len) else { return false };
+        let Ok(resident) = self.map.resident(offset, len) else {
+            // A sandbox may forbid the question. Asked on, sound pages of a damaged chunk would be
+            // fetched again and again and never be served.
+            self.residency_known = false;
+            return damaged;
+        };
         let all = mask(len.div_ceil(self.map.page()));
         if resident == all {
             self.table.note(chunk, tick);
@@ -417,6 +422,10 @@ impl BlockStorage for FileStorage {
 
     fn outcome(&mut self, ticket: Ticket) -> Result<(), Fault> {
         self.writer.as_ref().map_or(Ok(()), |writer| writer.outcome(ticket))
+    }
+
+    fn finish(&mut self) -> Result<(), Fault> {
+        self.writer.as_mut().map_or(Ok(()), Writer::close)
     }
 
     fn refresh(&mut self) -> bool {

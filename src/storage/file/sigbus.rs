@@ -63,7 +63,8 @@ impl Registration {
                 place.start.compare_exchange(0, CLAIMED, Ordering::AcqRel, Ordering::Relaxed);
             if free.is_ok() {
                 place.faulted.store(false, Ordering::Relaxed);
-                place.len.store(len, Ordering::Relaxed);
+                // Who sees this length sees, too, that the place was claimed before.
+                place.len.store(len, Ordering::Release);
                 // The handler looks at the length only after it has seen the start.
                 place.start.store(start.addr(), Ordering::Release);
                 return Ok(Self { place });
@@ -138,6 +139,11 @@ fn install() -> io::Result<()> {
 extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo.
     let code = unsafe { (*info).si_code };
+    // Memory has failed that nobody is reading: who reads it will get a signal of his own. Zeros put
+    // there now would be found by a later copy that no mark belongs to.
+    if code == libc::BUS_MCEERR_AO {
+        return;
+    }
     // A code of zero or less means that a process sent the signal: then there is no address.
     if code > 0 {
         // SAFETY: as above.
@@ -159,7 +165,10 @@ fn replace_page(address: usize) -> bool {
         if start <= CLAIMED || address < start {
             continue;
         }
-        if address - start >= place.len.load(Ordering::Relaxed) {
+        let len = place.len.load(Ordering::Acquire);
+        // Another thread may be giving the place to another map: its length is not this one's, and
+        // the mark would be left for nobody.
+        if address - start >= len || place.start.load(Ordering::Relaxed) != start {
             continue;
         }
         let page = address & !(installed.page - 1);
