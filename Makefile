@@ -1,6 +1,6 @@
 # The commands of this project; what is longer than a line is in scripts/.
 .NOTPARALLEL:
-.PHONY: help run test lint doc nostd bench fuzz setup
+.PHONY: help run test lint doc nostd bench compare fuzz setup
 
 # For `make run`: where and what to serve for real.
 export INTERFACE CONFIG
@@ -26,6 +26,9 @@ nostd: ## Prove that the core needs no operating system (a part of `make test`)
 
 bench: ## Run the benchmarks
 	@cargo bench --all-features
+
+compare: ## Measure against vblade, side by side
+	@benches/compare.sh
 
 fuzz: ## Fuzz each parser for a minute; needs cargo-fuzz
 	@scripts/fuzz
