@@ -79,7 +79,7 @@ impl Saving {
 
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Served1 {
+pub(super) enum Handled {
     /// It is done with: answered, ignored or held.
     Done,
     /// It has to be tried again.
@@ -284,11 +284,11 @@ impl<L: Link> Listener<L> {
                 let behind = ordered && entry.pending.ordered > 0;
                 let holding = Holding { pending: &mut entry.pending, saving: saving.as_mut() };
                 let outcome = if behind {
-                    Served1::Park
+                    Handled::Park
                 } else {
                     answer(engine, id, &request, index, out, holding)
                 };
-                if outcome == Served1::Park
+                if outcome == Handled::Park
                     && let Some(place) = parked.park(frame, index, ordered)
                 {
                     entry.pending.parked.push_back(place);
@@ -347,40 +347,40 @@ pub(super) fn answer<L: Link>(
     port: usize,
     out: &mut Outgoing<L>,
     holding: Holding<'_>,
-) -> Served1 {
+) -> Handled {
     let Holding { pending, saving } = holding;
     let built = out.build(|buffer| match engine.handle(id, request, buffer) {
-        Action::Ignore => (None, Served1::Done),
-        Action::Park => (None, Served1::Park),
+        Action::Ignore => (None, Handled::Done),
+        Action::Park => (None, Handled::Park),
         Action::Reply { len, after } => match after {
-            After::Now => (Some(len), Served1::Done),
+            After::Now => (Some(len), Handled::Done),
             After::Applied(ticket) => {
                 pending.applied.push(held(ticket, port, buffer));
-                (None, Served1::Done)
+                (None, Handled::Done)
             }
             After::Durable(ticket) => {
                 pending.durable.push(held(ticket, port, buffer));
-                (None, Served1::Done)
+                (None, Handled::Done)
             }
             After::Saved => {
                 let Some(Export { target, .. }) = engine.export_mut(id) else {
-                    return (None, Served1::Done);
+                    return (None, Handled::Done);
                 };
                 let Some(saving) = saving else {
                     target.apply_staged(); // there is no place to save them
-                    return (Some(len), Served1::Done);
+                    return (Some(len), Handled::Done);
                 };
                 if saving.begin(target, port, &buffer[..len]) {
                     pending.saving = true;
-                    (None, Served1::Done)
+                    (None, Handled::Done)
                 } else {
                     target.abandon_staged(); // another target's are being saved: try again then
-                    (None, Served1::Park)
+                    (None, Handled::Park)
                 }
             }
         },
     });
-    built.unwrap_or(Served1::Park)
+    built.unwrap_or(Handled::Park)
 }
 
 /// Keeps a reply that acknowledges something; those have the shortest length.

@@ -1,7 +1,7 @@
 //! Settling what waited: replies whose ticket is reached, requests worth trying again, settings
 //! that were saved.
 
-use super::listener::{Backend, Holding, Listener, Served1, answer};
+use super::listener::{Backend, Handled, Holding, Listener, answer};
 use super::pending::{HeldQueue, ParkedPool, Pending};
 use super::port::PortState;
 use crate::engine::{Engine, Export, TargetId, fail_reply, refuse_reply};
@@ -119,23 +119,23 @@ fn retry_parked<L: Link>(
         let facts = ports[place.port].out.facts();
         let out = &mut ports[place.port].out;
         let outcome = if place.ordered && ordered_waits {
-            Served1::Park
+            Handled::Park
         } else if !out.has_room() || !pending.has_room() {
             // Storage has said what it had to say: nobody else would ask for another try.
             pending.retry = true;
-            Served1::Park
+            Handled::Park
         } else if let Some(request) = engine.accept(parked.frame(place), facts) {
             let saving = saving.as_deref_mut();
             answer(engine, id, &request, place.port, out, Holding { pending, saving })
         } else {
-            Served1::Done // the link has another address by now: nobody would know the reply
+            Handled::Done // the link has another address by now: nobody would know the reply
         };
         match outcome {
-            Served1::Park => {
+            Handled::Park => {
                 ordered_waits |= place.ordered;
                 pending.parked.push_back(place);
             }
-            Served1::Done => {
+            Handled::Done => {
                 pending.ordered -= usize::from(place.ordered);
                 parked.release(place);
                 busy = true;

@@ -178,81 +178,50 @@ pub trait BlockStorage {
     }
 }
 
-impl<S: BlockStorage + ?Sized> BlockStorage for &mut S {
-    fn info(&self) -> &DeviceInfo {
-        (**self).info()
-    }
-    fn read(&mut self, lba: Lba, into: &mut [u8]) -> Result<Ready, Fault> {
-        (**self).read(lba, into)
-    }
-    fn write(&mut self, lba: Lba, data: &[u8]) -> Result<Accepted, Fault> {
-        (**self).write(lba, data)
-    }
-    fn flush(&mut self) -> Result<Accepted, Fault> {
-        (**self).flush()
-    }
-    fn discard(&mut self, lba: Lba, count: Sectors) -> Result<Accepted, Fault> {
-        (**self).discard(lba, count)
-    }
-    fn verify(&mut self, lba: Lba, count: Sectors) -> Result<Ready, Fault> {
-        (**self).verify(lba, count)
-    }
-    fn applied(&self) -> Ticket {
-        (**self).applied()
-    }
-    fn durable(&self) -> Ticket {
-        (**self).durable()
-    }
-    fn outcome(&mut self, ticket: Ticket) -> Result<(), Fault> {
-        (**self).outcome(ticket)
-    }
-    fn progress(&mut self) -> bool {
-        (**self).progress()
-    }
-    fn refresh(&mut self) -> bool {
-        (**self).refresh()
-    }
-    fn finish(&mut self) -> Result<(), Fault> {
-        (**self).finish()
-    }
+/// A pointer to a disk is a disk.
+macro_rules! forward_to_the_disk {
+    ($pointer:ty) => {
+        impl<S: BlockStorage + ?Sized> BlockStorage for $pointer {
+            fn info(&self) -> &DeviceInfo {
+                (**self).info()
+            }
+            fn read(&mut self, lba: Lba, into: &mut [u8]) -> Result<Ready, Fault> {
+                (**self).read(lba, into)
+            }
+            fn write(&mut self, lba: Lba, data: &[u8]) -> Result<Accepted, Fault> {
+                (**self).write(lba, data)
+            }
+            fn flush(&mut self) -> Result<Accepted, Fault> {
+                (**self).flush()
+            }
+            fn discard(&mut self, lba: Lba, count: Sectors) -> Result<Accepted, Fault> {
+                (**self).discard(lba, count)
+            }
+            fn verify(&mut self, lba: Lba, count: Sectors) -> Result<Ready, Fault> {
+                (**self).verify(lba, count)
+            }
+            fn applied(&self) -> Ticket {
+                (**self).applied()
+            }
+            fn durable(&self) -> Ticket {
+                (**self).durable()
+            }
+            fn outcome(&mut self, ticket: Ticket) -> Result<(), Fault> {
+                (**self).outcome(ticket)
+            }
+            fn progress(&mut self) -> bool {
+                (**self).progress()
+            }
+            fn refresh(&mut self) -> bool {
+                (**self).refresh()
+            }
+            fn finish(&mut self) -> Result<(), Fault> {
+                (**self).finish()
+            }
+        }
+    };
 }
 
+forward_to_the_disk!(&mut S);
 #[cfg(feature = "std")]
-impl<S: BlockStorage + ?Sized> BlockStorage for Box<S> {
-    fn info(&self) -> &DeviceInfo {
-        (**self).info()
-    }
-    fn read(&mut self, lba: Lba, into: &mut [u8]) -> Result<Ready, Fault> {
-        (**self).read(lba, into)
-    }
-    fn write(&mut self, lba: Lba, data: &[u8]) -> Result<Accepted, Fault> {
-        (**self).write(lba, data)
-    }
-    fn flush(&mut self) -> Result<Accepted, Fault> {
-        (**self).flush()
-    }
-    fn discard(&mut self, lba: Lba, count: Sectors) -> Result<Accepted, Fault> {
-        (**self).discard(lba, count)
-    }
-    fn verify(&mut self, lba: Lba, count: Sectors) -> Result<Ready, Fault> {
-        (**self).verify(lba, count)
-    }
-    fn applied(&self) -> Ticket {
-        (**self).applied()
-    }
-    fn durable(&self) -> Ticket {
-        (**self).durable()
-    }
-    fn outcome(&mut self, ticket: Ticket) -> Result<(), Fault> {
-        (**self).outcome(ticket)
-    }
-    fn progress(&mut self) -> bool {
-        (**self).progress()
-    }
-    fn refresh(&mut self) -> bool {
-        (**self).refresh()
-    }
-    fn finish(&mut self) -> Result<(), Fault> {
-        (**self).finish()
-    }
-}
+forward_to_the_disk!(Box<S>);
