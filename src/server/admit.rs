@@ -162,9 +162,23 @@ impl<L: Link> Listener<L> {
         }
     }
 
+    /// Logs frames that were lost since nobody fetched them: each stalls a Linux initiator.
+    fn tell_drops(&mut self, index: usize, now: Instant) {
+        let port = &mut self.ports[index];
+        let dropped = port.out.link.counters().dropped;
+        let lost = dropped.saturating_sub(port.dropped_logged);
+        let tell = |name: &str| {
+            log::warn!("{name}: the kernel dropped {lost} frames; raise receive_buffer");
+        };
+        if lost > 0 && self.log_rarely(now, tell, index) {
+            self.ports[index].dropped_logged = dropped;
+        }
+    }
+
     /// Looks after links and disks, and publishes the state.
-    pub(super) fn look_around(&mut self) {
+    pub(super) fn look_around(&mut self, now: Instant) {
         for index in 0..self.ports.len() {
+            self.tell_drops(index, now);
             if self.ports[index].check() {
                 for target in 0..self.served.len() {
                     self.announce_on(TargetId(target), index);

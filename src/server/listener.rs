@@ -176,7 +176,7 @@ impl<L: Link> Listener<L> {
         }
         if now >= self.next_check {
             self.next_check = now.after(CHECK_INTERVAL);
-            self.look_around();
+            self.look_around(now);
         }
         // Last, since all of the above has something to send.
         for port in &mut self.ports {
@@ -329,12 +329,14 @@ impl<L: Link> Listener<L> {
         }
     }
 
-    /// Logs trouble that a flood of frames could repeat without end.
-    fn log_rarely(&mut self, now: Instant, log: impl FnOnce(&str), port: usize) {
+    /// Logs trouble that a flood of frames could repeat without end; tells whether it did.
+    pub(super) fn log_rarely(&mut self, now: Instant, log: impl FnOnce(&str), port: usize) -> bool {
         if now >= self.next_log {
             self.next_log = now.after(LOG_INTERVAL);
             log(&self.ports[port].name);
+            return true;
         }
+        false
     }
 }
 

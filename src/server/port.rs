@@ -20,6 +20,8 @@ pub(super) struct PortState<L> {
     pub(super) ended: bool,
     /// The system refused to receive, for another reason than that the interface is down.
     pub(super) troubled: bool,
+    /// Frames that the kernel had dropped when that was last logged.
+    pub(super) dropped_logged: u64,
     pub(super) out: Outgoing<L>,
 }
 
@@ -42,6 +44,7 @@ impl<L: Link> PortState<L> {
             resume: None,
             ended: false,
             troubled: false,
+            dropped_logged: 0,
             out: Outgoing { link, transmit: FramePool::new(TRANSMIT_FRAMES), sent: 0, given_up: 0 },
         }
     }

@@ -217,6 +217,8 @@ pub(crate) struct ValveState {
     pub(crate) receive_error: Option<LinkError>,
     /// The descriptor is readable all the time, as a socket's is while frames wait.
     pub(crate) loud: bool,
+    /// Frames that the kernel is said to have dropped.
+    pub(crate) dropped: u64,
     /// Calls of `receive`.
     pub(crate) receives: u64,
     /// Calls of `send`.
@@ -261,7 +263,8 @@ impl Link for Valve {
     }
 
     fn counters(&mut self) -> LinkCounters {
-        self.link.counters()
+        let dropped = self.state.lock().unwrap().dropped;
+        LinkCounters { dropped, ..self.link.counters() }
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {

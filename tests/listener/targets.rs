@@ -15,14 +15,14 @@ use crate::harness::{Disk, Got, Loop, TARGET, assert_once, claim, query, read, w
 const PROBE: Duration = Duration::from_millis(300);
 const OTHER: MacAddr = MacAddr([2, 0, 0, 0xee, 0, 1]);
 
-/// Errors that were logged, by whichever test.
+/// Errors and warnings that were logged, by whichever test.
 static ERRORS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 struct Log;
 
 impl log::Log for Log {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() == log::Level::Error
+        metadata.level() <= log::Level::Warn
     }
 
     fn log(&self, record: &log::Record<'_>) {
@@ -38,7 +38,7 @@ fn listen_to_the_log() {
     static START: Once = Once::new();
     START.call_once(|| {
         log::set_logger(&Log).unwrap();
-        log::set_max_level(log::LevelFilter::Error);
+        log::set_max_level(log::LevelFilter::Warn);
     });
 }
 
@@ -128,6 +128,20 @@ fn our_own_other_port_is_no_other_station() {
     server.send_on(1, &claim(TARGET, MacAddr([2, 0, 0, 0, 0, 2])));
     server.turns(3_100);
     assert_eq!(answer.try_recv().unwrap().0, Admission::Served);
+}
+
+#[test]
+fn frames_that_the_kernel_dropped_are_told_once_each_and_not_every_turn() {
+    listen_to_the_log();
+    let mut server = Loop::new();
+    let told = |lost: u32| logged(&format!("the kernel dropped {lost} frames"));
+    server.turns(2);
+    server.valves[0].lock().unwrap().dropped = 77_001;
+    server.turns(30_000); // three seconds, thirty looks at the counter
+    assert_eq!(told(77_001), 1);
+    server.valves[0].lock().unwrap().dropped += 77_002;
+    server.turns(30_000);
+    assert_eq!((told(77_001), told(77_002)), (1, 1), "only what is new");
 }
 
 #[test]
