@@ -13,6 +13,7 @@ use aoe_server::config::{
 use aoe_server::engine::{Durability, MAX_TARGETS};
 use aoe_server::protocol::ata::AtaText;
 use aoe_server::protocol::{Address, MacAddr};
+use aoe_server::storage::journal::FileJournal;
 use aoe_server::units::Sectors;
 use log::LevelFilter;
 use proptest::prelude::*;
@@ -70,6 +71,9 @@ fn the_full_example_uses_every_key_and_shows_the_defaults() {
     let bare = ServerConfig::new(config.server.interfaces.clone());
     config.server.cpu = None;
     config.server.receive_buffer = None;
+    let journal = config.server.journal.take().expect("the example has one");
+    assert_eq!(journal.bytes, FileJournal::DEFAULT_BYTES);
+    config.server.sync_priority = None;
     assert_eq!(config.server, bare);
     let full = config.targets.remove(0);
     let bare = TargetConfig::new(full.address, full.storage.clone());

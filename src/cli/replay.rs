@@ -115,7 +115,7 @@ fn open(path: &Path) -> anyhow::Result<Reader<BufReader<File>>> {
 fn admit(listener: &mut Listener<Link>, control: &Control, config: &Config) -> anyhow::Result<()> {
     for target in &config.targets {
         let address = target.address;
-        let export = open_target(target, control.waker(), None)
+        let export = open_target(target, control.waker(), None, None)
             .with_context(|| format!("target {address}"))?;
         let answer = control.add(export, PortSet::ALL, Duration::ZERO)?;
         settle(listener, Instant::ZERO)?;

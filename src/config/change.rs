@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Config, ServerConfig, StorageConfig, TargetConfig, Window};
+use super::{Config, JournalConfig, ServerConfig, StorageConfig, TargetConfig, Window};
 use crate::protocol::Address;
 
 /// What is to be done to go from one configuration to another without a restart.
@@ -70,10 +70,15 @@ fn compare_servers(old: &ServerConfig, new: &ServerConfig, change: &mut ConfigCh
         state_dir,
         cpu,
         receive_buffer,
+        journal,
+        sync_priority,
         probe,
     } = old;
     // `probe` and `probe_ms` are one setting.
     let probe_switched = probe.is_some() != new.probe.is_some();
+    let place =
+        |journal: &Option<JournalConfig>| journal.as_ref().map(|journal| journal.path.clone());
+    let size = |journal: &Option<JournalConfig>| journal.as_ref().map(|journal| journal.bytes);
     let live = [
         ("log_level", *log_level != new.log_level),
         ("poll", *poll != new.poll),
@@ -88,6 +93,9 @@ fn compare_servers(old: &ServerConfig, new: &ServerConfig, change: &mut ConfigCh
         ("state_dir", *state_dir != new.state_dir),
         ("cpu", *cpu != new.cpu),
         ("receive_buffer", *receive_buffer != new.receive_buffer),
+        ("journal", place(journal) != place(&new.journal)),
+        ("journal_size", size(journal) != size(&new.journal)),
+        ("sync_priority", *sync_priority != new.sync_priority),
     ];
     change.server = differing(&live).collect();
     change.restart = differing(&fixed).collect();

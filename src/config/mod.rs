@@ -78,6 +78,11 @@ pub struct ServerConfig {
     /// The kernel's buffer for frames that nobody has fetched yet, in bytes, for each interface.
     /// `None`: as much as the targets' buffer counts need.
     pub receive_buffer: Option<u32>,
+    /// Where file targets journal what they acknowledge. `None`: they make it durable in their image.
+    pub journal: Option<JournalConfig>,
+    /// The real-time priority, from 1 to 99, of the threads that make writes durable. `None`: they
+    /// have none.
+    pub sync_priority: Option<u8>,
     /// How long to wait for another server that answers to a target's address. `None`: do not look.
     pub probe: Option<Duration>,
 }
@@ -98,9 +103,20 @@ impl ServerConfig {
             state_dir: PathBuf::from(Self::STATE_DIR),
             cpu: None,
             receive_buffer: None,
+            journal: None,
+            sync_priority: None,
             probe: Some(Duration::from_millis(300)),
         }
     }
+}
+
+/// The journal of file targets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalConfig {
+    /// The file.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub bytes: u64,
 }
 
 /// What the loop does when there is nothing to do.

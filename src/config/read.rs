@@ -12,7 +12,8 @@ use toml::de::{DeInteger, DeTable, DeValue};
 use super::error::Problem;
 use super::size::parse_size;
 use super::text::{Report, closest};
-use super::{LinkKind, PollPolicy, ServerConfig};
+use super::{JournalConfig, LinkKind, PollPolicy, ServerConfig};
+use crate::storage::journal::{FileJournal, Geometry};
 use crate::units::{SECTOR_SIZE, Sectors};
 
 /// The keys of `[server]`.
@@ -27,6 +28,9 @@ pub const SERVER_KEYS: &[&str] = &[
     "state_dir",
     "cpu",
     "receive_buffer",
+    "journal",
+    "journal_size",
+    "sync_priority",
     "probe",
     "probe_ms",
 ];
@@ -347,6 +351,8 @@ pub(super) fn server(report: &mut Report<'_>, section: Section<'_>) -> ServerCon
         server.spin = Duration::from_micros(micros);
     }
     set!(receive_buffer, "receive_buffer", receive_buffer);
+    server.journal = journal(report, section);
+    set!(sync_priority, "sync_priority", number::<u8>(1, 99, Some("99 is the highest")));
     let probe = section.value(report, "probe", boolean).unwrap_or(true);
     let wait = section.value(report, "probe_ms", number(1, 60_000, None));
     if let Some(millis) = wait {
@@ -356,6 +362,17 @@ pub(super) fn server(report: &mut Report<'_>, section: Section<'_>) -> ServerCon
         server.probe = None;
     }
     server
+}
+
+fn journal(report: &mut Report<'_>, section: Section<'_>) -> Option<JournalConfig> {
+    const MOST: u64 = 1 << 40;
+    let place = section.value(report, "journal", path);
+    let size = section.value(report, "journal_size", bytes(Geometry::LEAST_BYTES, MOST));
+    if section.has("journal_size") {
+        section.require(report, "journal", "where it is, as in journal = \"/fast/disk/journal\"");
+    }
+    let bytes = size.unwrap_or(FileJournal::DEFAULT_BYTES);
+    place.map(|path| JournalConfig { path, bytes })
 }
 
 fn receive_buffer(key: &'static str, value: &DeValue<'_>) -> Result<u32, Problem> {

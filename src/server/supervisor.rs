@@ -13,11 +13,12 @@ use super::listener::{Backend, Listener};
 use super::probe::{Admission, PortSet};
 use super::state::{SettingsSaver, StateDirectory, StateError};
 use super::target::{TargetError, open_target};
-use crate::config::{Config, PollPolicy, ServerConfig, TargetChange, TargetConfig};
+use crate::config::{Config, JournalConfig, PollPolicy, ServerConfig, TargetChange, TargetConfig};
 use crate::engine::{AddressTaken, Export};
 use crate::link::Link;
 use crate::link::interface::OpenError;
 use crate::protocol::{Address, MacAddr};
+use crate::storage::journal::{FileJournal, JournalError};
 use crate::storage::{BlockStorage, Fault};
 
 /// How long the loop may take for an order, beside the time that a probe takes. It is long since
@@ -34,6 +35,10 @@ pub enum ServerError {
     /// What initiators set cannot be kept.
     #[error(transparent)]
     State(#[from] StateError),
+    /// What was acknowledged before a crash cannot be brought into the images, or the journal not be
+    /// used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// A target cannot be served.
     #[error("target {address}")]
     Target {
@@ -90,6 +95,7 @@ pub struct Server {
     config: Config,
     control: Control,
     state: Arc<StateDirectory>,
+    journal: Option<FileJournal>,
     thread: Option<JoinHandle<Vec<Export<Backend>>>>,
 }
 
@@ -114,6 +120,7 @@ impl Server {
     fn start_loop(config: Config, targets: &[TargetConfig]) -> Result<Self, ServerError> {
         let server = &config.server;
         let state = Arc::new(StateDirectory::open(&server.state_dir)?);
+        let journal = server.journal.as_ref().map(open_journal).transpose()?;
         let options = LiveOptions {
             promiscuous: server.promiscuous,
             receive_buffer_bytes: receive_buffer_bytes(server, targets),
@@ -134,7 +141,7 @@ impl Server {
             return Err(os("start the thread that saves settings")(error));
         }
         let thread = spawn(listener, server).map_err(os("start the poll loop"))?;
-        Ok(Self { config, control, state, thread: Some(thread) })
+        Ok(Self { config, control, state, journal, thread: Some(thread) })
     }
 
     /// The configuration in force: of targets, those that are served.
@@ -225,8 +232,8 @@ impl Server {
         let address = target.address;
         let refused = |source| ServerError::Target { address, source };
         let ports = self.ports(target).map_err(refused)?;
-        let export =
-            open_target(target, self.control.waker(), Some(&self.state)).map_err(refused)?;
+        let (waker, state) = (self.control.waker(), Some(&*self.state));
+        let export = open_target(target, waker, state, self.journal.as_ref()).map_err(refused)?;
         let probe = self.config.server.probe.unwrap_or_default();
         Ok(self.control.add(export, ports, probe)?)
     }
@@ -289,8 +296,28 @@ impl Server {
         // One that has ended by itself is joined all the same.
         let _ = self.control.stop();
         // A loop that panics ends the process, so that there always are exports.
-        thread.join().map(close).unwrap_or_default()
+        let mut errors = thread.join().map(close).unwrap_or_default();
+        // Last: until here images were using it.
+        let closed = self.journal.take().map_or(Ok(()), |journal| journal.close());
+        errors.extend(closed.err().map(Into::into));
+        errors
     }
+}
+
+/// Opens the journal, and tells what a crash had left in it.
+fn open_journal(config: &JournalConfig) -> Result<FileJournal, JournalError> {
+    let (journal, replayed) = FileJournal::open(&config.path, config.bytes)?;
+    if replayed.writes > 0 {
+        log::warn!(
+            "the last server did not come to its end: {} writes, {} bytes, were brought from journal \
+             {} into {} images",
+            replayed.writes,
+            replayed.bytes,
+            config.path.display(),
+            replayed.images
+        );
+    }
+    Ok(journal)
 }
 
 /// Closes disks, each of which waits for its last sync; tells of those that are not durable.

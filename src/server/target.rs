@@ -8,6 +8,7 @@ use crate::protocol::Address;
 use crate::storage::SyncPolicy;
 use crate::storage::device::{DeviceError, DeviceOptions, DeviceStorage};
 use crate::storage::file::{FileError, FileOptions, FileStorage};
+use crate::storage::journal::FileJournal;
 use crate::storage::mem::MemStorage;
 use crate::storage::readonly::ReadOnly;
 use crate::storage::window::{OutsideDisk, Window};
@@ -53,13 +54,14 @@ pub fn open_target(
     config: &TargetConfig,
     waker: Waker,
     state: Option<&StateDirectory>,
+    journal: Option<&FileJournal>,
 ) -> Result<Export<Backend>, TargetError> {
     // Settings first: opening an image may create it.
     let settings = match state {
         Some(state) => state.load(config.address)?,
         None => crate::engine::Settings::default(),
     };
-    let storage = storage(config, waker)?;
+    let storage = storage(config, waker, journal)?;
     let profile = TargetProfile {
         address: config.address,
         buffer_count: config.buffer_count,
@@ -69,7 +71,11 @@ pub fn open_target(
     Ok(Export { target: Target::new(profile, settings), storage })
 }
 
-fn storage(config: &TargetConfig, waker: Waker) -> Result<Backend, TargetError> {
+fn storage(
+    config: &TargetConfig,
+    waker: Waker,
+    journal: Option<&FileJournal>,
+) -> Result<Backend, TargetError> {
     let sync = match config.durability {
         Durability::Durable => SyncPolicy::EveryGroup,
         Durability::Volatile => SyncPolicy::OnFlush,
@@ -80,7 +86,10 @@ fn storage(config: &TargetConfig, waker: Waker) -> Result<Backend, TargetError> 
         StorageConfig::File { path, size, window } => {
             let (offset, length) = (window.offset, window.length);
             let size = *size;
-            let options = FileOptions { size, read_only, offset, length, serial, sync, waker };
+            // Others are told that data is volatile, and flush.
+            let journal = journal.filter(|_| sync == SyncPolicy::EveryGroup).cloned();
+            let options =
+                FileOptions { size, read_only, offset, length, serial, sync, journal, waker };
             Ok(Box::new(FileStorage::open(path, options)?))
         }
         StorageConfig::Device { path, window } => {

@@ -20,8 +20,12 @@ pub mod device;
 pub mod fault;
 #[cfg(feature = "std")]
 pub mod file;
+#[cfg(feature = "std")]
+pub mod journal;
 pub mod mem;
 pub mod readonly;
+#[cfg(feature = "std")]
+mod slots;
 pub mod window;
 #[cfg(feature = "std")]
 mod writer;

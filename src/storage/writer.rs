@@ -2,13 +2,15 @@
 //! groups.
 //!
 //! The poll loop copies a write into a buffer that was allocated at start and passes it on through
-//! a ring; the writer passes the buffer back through another. Nothing is allocated or locked, and
-//! the loop makes a system call only to wake a writer that sleeps. Groups grow by themselves:
-//! whatever arrives while one is being synced is the next.
+//! a ring. Nothing is allocated or locked, and the loop makes a system call only to wake a writer
+//! that sleeps. Groups grow by themselves: whatever arrives while one is being synced is the next.
+//!
+//! With a journal the same buffer goes to that, too, and the writer does not sync: a write is
+//! durable when it is journalled and applied, whichever comes last.
 //!
 //! # Invariants
 //! * Jobs are carried out in the order of their tickets.
-//! * A failure is on record before `applied` or `durable` reaches its ticket.
+//! * A failure is on record before `applied`, `journalled` or `durable` reaches its ticket.
 //! * After a sync has failed nothing is written any more and nothing is called durable: what the
 //!   kernel has dropped then cannot be known, and a second sync would claim success.
 
@@ -21,6 +23,8 @@ use std::time::Duration;
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
+use super::journal::{FileJournal, ImageFacts, JournalLink, Order, SyncGuard};
+use super::slots::Slots;
 use super::{Accepted, Fault, Ticket};
 use crate::clock::{self, Instant};
 use crate::protocol::{MAX_MTU, sectors_per_frame};
@@ -76,7 +80,7 @@ enum Job {
 struct WriteJob {
     ticket: Ticket,
     offset: u64,
-    buffer: Box<[u8]>,
+    buffer: Arc<[u8]>,
     len: usize,
     /// The last piece of its ticket.
     last: bool,
@@ -92,17 +96,87 @@ impl WriteJob {
     }
 }
 
-/// What both threads see.
+/// What all threads see that have to do with a disk: the loop, the writer and, with a journal, the
+/// journal's.
 #[derive(Debug)]
-struct Shared {
+pub(super) struct WriterState {
     applied: AtomicU64,
-    durable: AtomicU64,
+    /// What the writer has synced; without a journal.
+    synced: AtomicU64,
+    /// What is in the journal, if there is one.
+    journalled: AtomicU64,
     /// The first ticket that a failed sync took down; `u64::MAX` while all is well.
     failed_from: AtomicU64,
     failures: Failures,
     /// The loop waits for room.
     starved: AtomicBool,
     closing: AtomicBool,
+    waker: Option<Waker>,
+    /// The writer and the journal both sync the disk.
+    guard: SyncGuard,
+}
+
+impl WriterState {
+    fn new(waker: Option<Waker>) -> Self {
+        Self {
+            applied: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
+            journalled: AtomicU64::new(0),
+            failed_from: AtomicU64::new(u64::MAX),
+            failures: Failures::new(),
+            starved: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            waker,
+            guard: SyncGuard::default(),
+        }
+    }
+
+    /// Makes durable what was written to `disk`. After a failure no sync succeeds any more.
+    pub(super) fn sync(&self, disk: &mut dyn Disk) -> io::Result<()> {
+        self.guard.sync(|| disk.sync())
+    }
+
+    /// Up to where everything is carried out.
+    pub(super) fn applied(&self) -> Ticket {
+        Ticket(self.applied.load(Ordering::Acquire))
+    }
+
+    /// Whether a sync or a commit has failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed_from.load(Ordering::Acquire) != u64::MAX
+    }
+
+    fn fail_from(&self, first: Ticket) {
+        self.failed_from.fetch_min(first.0, Ordering::AcqRel);
+    }
+
+    /// By the journal: everything up to `ticket` is in it. Wakes the loop when that is news.
+    pub(super) fn journalled(&self, ticket: Ticket) {
+        if self.journalled.swap(ticket.0, Ordering::AcqRel) != ticket.0 {
+            self.make_room();
+            self.wake();
+        }
+    }
+
+    /// By the journal: what is not in it fails, and everything from now on.
+    pub(super) fn fail_unjournalled(&self) {
+        self.fail_from(Ticket(self.journalled.load(Ordering::Acquire).saturating_add(1)));
+        self.wake();
+    }
+
+    /// Tells the loop that there may be room, if it waits for some.
+    fn make_room(&self) {
+        fence(Ordering::SeqCst);
+        if self.starved.swap(false, Ordering::Relaxed) {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake();
+        }
+    }
 }
 
 /// Tickets that failed, until somebody asks; each in the place that its number says.
@@ -172,8 +246,9 @@ impl Failures {
 #[derive(Debug)]
 pub(super) struct Writer {
     jobs: Producer<Job>,
-    free: Consumer<Box<[u8]>>,
-    shared: Arc<Shared>,
+    slots: Slots,
+    state: Arc<WriterState>,
+    journal: Option<JournalLink>,
     thread: Option<JoinHandle<()>>,
     last: Ticket,
     starved: bool,
@@ -187,28 +262,47 @@ impl Writer {
         policy: SyncPolicy,
         waker: Option<Waker>,
     ) -> io::Result<Self> {
+        let syncs = match policy {
+            SyncPolicy::EveryGroup => Syncs::EveryGroup,
+            SyncPolicy::OnFlush => Syncs::OnFlush,
+        };
+        let (mut writer, worker) = Self::with_worker(disk, name, syncs, waker);
+        writer.thread = Some(spawn(worker)?);
+        Ok(writer)
+    }
+
+    /// Starts the thread that writes to `disk`, and has `journal` make durable what it is told. The
+    /// journal syncs the disk, too, by another handle.
+    pub(super) fn start_journalled(
+        disk: impl Disk + Clone,
+        image: ImageFacts,
+        journal: &FileJournal,
+        waker: Option<Waker>,
+    ) -> io::Result<Self> {
+        let name = image.path.display().to_string();
+        let (mut writer, worker) = Self::with_worker(disk.clone(), name, Syncs::AtTheEnd, waker);
+        let state = Arc::clone(&writer.state);
+        writer.use_journal(journal.attach(image, Box::new(disk), state)?);
+        // If this fails the image is taken out of the journal again when the link is dropped.
+        writer.thread = Some(spawn(worker)?);
+        Ok(writer)
+    }
+
+    /// Both ends, of which the worker is still to be run.
+    pub(super) fn with_worker<D: Disk>(
+        disk: D,
+        name: String,
+        syncs: Syncs,
+        waker: Option<Waker>,
+    ) -> (Self, Worker<D>) {
         let (jobs, job_queue) = RingBuffer::new(JOBS);
-        let (mut freed, free) = RingBuffer::new(SLOTS);
-        for _ in 0..SLOTS {
-            // The ring has room for exactly these.
-            let _ = freed.push(vec![0; SLOT_BYTES].into_boxed_slice());
-        }
-        let shared = Arc::new(Shared {
-            applied: AtomicU64::new(0),
-            durable: AtomicU64::new(0),
-            failed_from: AtomicU64::new(u64::MAX),
-            failures: Failures::new(),
-            starved: AtomicBool::new(false),
-            closing: AtomicBool::new(false),
-        });
+        let state = Arc::new(WriterState::new(waker));
         let worker = Worker {
             disk,
             name,
-            policy,
-            waker,
+            syncs,
             jobs: job_queue,
-            free: freed,
-            shared: Arc::clone(&shared),
+            state: Arc::clone(&state),
             run: Vec::with_capacity(RUN),
             limit: 0,
             done: Ticket::NONE,
@@ -218,8 +312,33 @@ impl Writer {
             flush: false,
             complained: None,
         };
-        let thread = thread::Builder::new().name("writer".into()).spawn(move || worker.run())?;
-        Ok(Self { jobs, free, shared, thread: Some(thread), last: Ticket::NONE, starved: false })
+        let writer = Self {
+            jobs,
+            slots: Slots::new(SLOTS),
+            state,
+            journal: None,
+            thread: None,
+            last: Ticket::NONE,
+            starved: false,
+        };
+        (writer, worker)
+    }
+
+    /// Has everything journalled from now on.
+    pub(super) fn use_journal(&mut self, journal: JournalLink) {
+        self.journal = Some(journal);
+    }
+
+    /// Leaves the journal, out of which this was taken by hand.
+    #[cfg(test)]
+    pub(super) fn leave_journal(&mut self) {
+        self.journal = None;
+    }
+
+    /// What the journal's threads see of this.
+    #[cfg(test)]
+    pub(super) fn state(&self) -> &Arc<WriterState> {
+        &self.state
     }
 
     /// Takes `data` for the disk from byte `offset` on.
@@ -238,13 +357,12 @@ impl Writer {
         let ticket = self.next_ticket();
         let mut at = offset;
         for (piece, part) in data.chunks(SLOT_BYTES).enumerate() {
-            let Ok(mut buffer) = self.free.pop() else {
-                unreachable!("buffers were counted above, and nobody else takes them")
-            };
-            buffer[..part.len()].copy_from_slice(part);
-            let last = piece + 1 == pieces;
-            let job = WriteJob { ticket, offset: at, buffer, len: part.len(), last };
-            self.submit(Job::Write(job));
+            let (buffer, len, last) = (self.slots.fill(part), part.len(), piece + 1 == pieces);
+            if let Some(journal) = &mut self.journal {
+                let buffer = Arc::clone(&buffer);
+                journal.order(Order::Write { ticket, offset: at, buffer, len, last });
+            }
+            self.submit(Job::Write(WriteJob { ticket, offset: at, buffer, len, last }));
             at += part.len() as u64;
         }
         self.kick();
@@ -253,28 +371,39 @@ impl Writer {
 
     /// Takes a range to be zeroed.
     pub(super) fn discard(&mut self, offset: u64, len: u64) -> Result<Accepted, Fault> {
-        self.take(|ticket| Job::Discard { ticket, offset, len })
-    }
-
-    /// Asks for a sync.
-    pub(super) fn flush(&mut self) -> Result<Accepted, Fault> {
-        self.take(|ticket| Job::Flush { ticket })
-    }
-
-    fn take(&mut self, job: impl FnOnce(Ticket) -> Job) -> Result<Accepted, Fault> {
         self.check_health()?;
         if !self.has_room(1, 0) {
             return Ok(Accepted::Later);
         }
         let ticket = self.next_ticket();
-        self.submit(job(ticket));
+        if let Some(journal) = &mut self.journal {
+            journal.order(Order::Zeros { ticket, offset, len });
+        }
+        self.submit(Job::Discard { ticket, offset, len });
+        self.kick();
+        Ok(Accepted::Done(ticket))
+    }
+
+    /// Asks for a sync.
+    pub(super) fn flush(&mut self) -> Result<Accepted, Fault> {
+        self.check_health()?;
+        if self.journal.is_some() {
+            // Everything is being made durable as it is.
+            return Ok(Accepted::Done(self.last));
+        }
+        if !self.has_room(1, 0) {
+            return Ok(Accepted::Later);
+        }
+        let ticket = self.next_ticket();
+        self.submit(Job::Flush { ticket });
         self.kick();
         Ok(Accepted::Done(ticket))
     }
 
     fn check_health(&self) -> Result<(), Fault> {
-        let failed = self.shared.failed_from.load(Ordering::Acquire) != u64::MAX;
-        if failed || self.jobs.is_abandoned() { Err(Fault::Media) } else { Ok(()) }
+        let gone = self.jobs.is_abandoned()
+            || self.journal.as_ref().is_some_and(JournalLink::is_abandoned);
+        if self.state.has_failed() || gone { Err(Fault::Media) } else { Ok(()) }
     }
 
     fn next_ticket(&mut self) -> Ticket {
@@ -282,17 +411,23 @@ impl Writer {
         self.last
     }
 
-    /// Whether jobs and buffers are to be had. If not, the writer will wake the loop.
+    /// Whether jobs and buffers are to be had. If not, the loop will be woken.
     fn has_room(&mut self, jobs: usize, buffers: usize) -> bool {
-        if self.jobs.slots() >= jobs && self.free.slots() >= buffers {
+        if self.finds_room(jobs, buffers) {
             return true;
         }
         self.starved = true;
-        self.shared.starved.store(true, Ordering::Relaxed);
-        // Pairs with the fence in `Worker::make_room`: either the writer sees the flag, or this
-        // sees the room that it made.
+        self.state.starved.store(true, Ordering::Relaxed);
+        // Pairs with the fence in `WriterState::make_room`: either the other side sees the flag, or
+        // this sees the room that it made.
         fence(Ordering::SeqCst);
-        self.jobs.slots() >= jobs && self.free.slots() >= buffers
+        self.finds_room(jobs, buffers)
+    }
+
+    fn finds_room(&mut self, jobs: usize, buffers: usize) -> bool {
+        self.jobs.slots() >= jobs
+            && self.journal.as_ref().is_none_or(|journal| journal.room() >= jobs)
+            && self.slots.has(buffers)
     }
 
     fn submit(&mut self, job: Job) {
@@ -306,24 +441,31 @@ impl Writer {
         if let Some(thread) = &self.thread {
             thread.thread().unpark();
         }
+        if let Some(journal) = &self.journal {
+            journal.kick();
+        }
     }
 
     pub(super) fn applied(&self) -> Ticket {
-        Ticket(self.shared.applied.load(Ordering::Acquire))
+        self.state.applied()
     }
 
     pub(super) fn durable(&self) -> Ticket {
-        Ticket(self.shared.durable.load(Ordering::Acquire))
+        if self.journal.is_some() {
+            let journalled = Ticket(self.state.journalled.load(Ordering::Acquire));
+            return journalled.min(self.state.applied());
+        }
+        Ticket(self.state.synced.load(Ordering::Acquire))
     }
 
     pub(super) fn outcome(&self, ticket: Ticket) -> Result<(), Fault> {
         if ticket == Ticket::NONE {
             return Ok(());
         }
-        if ticket.0 >= self.shared.failed_from.load(Ordering::Acquire) {
+        if ticket.0 >= self.state.failed_from.load(Ordering::Acquire) {
             return Err(Fault::Media);
         }
-        self.shared.failures.take(ticket)
+        self.state.failures.take(ticket)
     }
 
     /// Whether there is room again after there was none.
@@ -333,25 +475,26 @@ impl Writer {
         }
         // A write of several pieces may have to wait on: then it will say so again. A writer that
         // is gone makes no room, but a reason to hear of it.
-        let news = self.jobs.is_abandoned() || (self.jobs.slots() > 0 && self.free.slots() > 0);
-        self.starved = !news;
-        news
+        self.starved = false;
+        self.check_health().is_err() || self.has_room(1, 1)
     }
 
     /// Carries out what was taken, makes it durable and ends the thread.
     pub(super) fn close(&mut self) -> Result<(), Fault> {
-        let Some(thread) = self.thread.take() else { return self.check_sync() };
-        self.shared.closing.store(true, Ordering::Release);
-        thread.thread().unpark();
-        thread.join().map_err(|_| Fault::Media)?;
-        self.check_sync()
-    }
-
-    fn check_sync(&self) -> Result<(), Fault> {
-        match self.shared.failed_from.load(Ordering::Acquire) {
-            u64::MAX => Ok(()),
-            _ => Err(Fault::Media),
+        if let Some(thread) = self.thread.take() {
+            self.state.closing.store(true, Ordering::Release);
+            thread.thread().unpark();
+            if thread.join().is_err() {
+                self.state.fail_from(Ticket(self.state.applied().0 + 1));
+            }
         }
+        if let Some(mut journal) = self.journal.take() {
+            // What is not in the image for sure has to stay in the journal.
+            if !journal.close(!self.state.has_failed()) {
+                self.state.fail_unjournalled();
+            }
+        }
+        if self.state.has_failed() { Err(Fault::Media) } else { Ok(()) }
     }
 }
 
@@ -362,15 +505,28 @@ impl Drop for Writer {
     }
 }
 
+fn spawn<D: Disk>(worker: Worker<D>) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name("writer".into()).spawn(move || worker.run())
+}
+
+/// When a worker syncs its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Syncs {
+    /// As [`SyncPolicy::EveryGroup`].
+    EveryGroup,
+    /// As [`SyncPolicy::OnFlush`].
+    OnFlush,
+    /// When it is closed: until then a journal sees to it.
+    AtTheEnd,
+}
+
 /// The thread's end.
-struct Worker<D> {
+pub(super) struct Worker<D> {
     disk: D,
     name: String,
-    policy: SyncPolicy,
-    waker: Option<Waker>,
+    syncs: Syncs,
     jobs: Consumer<Job>,
-    free: Producer<Box<[u8]>>,
-    shared: Arc<Shared>,
+    state: Arc<WriterState>,
     /// Writes that lie one behind the other and are not written yet.
     run: Vec<WriteJob>,
     /// The end of the disk, in bytes, as of the start of the group.
@@ -389,15 +545,14 @@ impl<D: Disk> Worker<D> {
     fn run(mut self) {
         loop {
             // Looked at first: jobs that were pushed before closing are then seen below.
-            let closing = self.shared.closing.load(Ordering::Acquire);
-            if !self.jobs.is_empty() {
-                self.group();
-            } else if closing {
-                if self.dirty {
-                    self.sync();
-                }
-                return;
-            } else if self.policy == SyncPolicy::OnFlush && self.dirty {
+            let closing = self.state.closing.load(Ordering::Acquire);
+            if self.step() {
+                continue;
+            }
+            if closing {
+                return self.end();
+            }
+            if self.syncs == Syncs::OnFlush && self.dirty {
                 // From the oldest write on: a later one, which was no reason to sync, is none to wait.
                 let volatile_for = clock::now().since(self.dirty_since);
                 thread::park_timeout(VOLATILE_FOR.saturating_sub(volatile_for));
@@ -405,6 +560,22 @@ impl<D: Disk> Worker<D> {
             } else {
                 thread::park();
             }
+        }
+    }
+
+    /// Carries out a group of jobs; `false` when there is none.
+    pub(super) fn step(&mut self) -> bool {
+        let any = !self.jobs.is_empty();
+        if any {
+            self.group();
+        }
+        any
+    }
+
+    /// Makes durable what is not, for the end.
+    pub(super) fn end(&mut self) {
+        if self.dirty {
+            self.sync();
         }
     }
 
@@ -434,15 +605,14 @@ impl<D: Disk> Worker<D> {
             }
         }
         self.write_run();
-        if self.flush || self.policy == SyncPolicy::EveryGroup {
-            self.sync();
-        } else {
-            self.sync_overdue();
+        match self.syncs {
+            Syncs::EveryGroup => self.sync(),
+            Syncs::OnFlush if self.flush => self.sync(),
+            Syncs::OnFlush => self.sync_overdue(),
+            Syncs::AtTheEnd => {}
         }
         self.flush = false;
-        if let Some(waker) = &self.waker {
-            waker.wake();
-        }
+        self.state.wake();
     }
 
     fn gather(&mut self, write: WriteJob) {
@@ -453,14 +623,11 @@ impl<D: Disk> Worker<D> {
         self.run.push(write);
     }
 
-    fn failed(&self) -> bool {
-        self.shared.failed_from.load(Ordering::Relaxed) != u64::MAX
-    }
-
     fn write_run(&mut self) {
         let Some(first) = self.run.first() else { return };
-        // Fail-stop: the outcomes are bad already.
-        if !self.failed() {
+        if self.state.has_failed() {
+            self.refuse_run();
+        } else {
             let offset = first.offset;
             let mut parts: heapless::Vec<IoSlice<'_>, RUN> =
                 self.run.iter().map(|write| IoSlice::new(write.data())).collect();
@@ -477,10 +644,16 @@ impl<D: Disk> Worker<D> {
             if write.last {
                 done = write.ticket;
             }
-            // The ring has room for all the buffers there are.
-            let _ = self.free.push(write.buffer);
         }
         self.publish(done);
+    }
+
+    /// Fail-stop: nothing is written. Some of it may be in the journal, and still not be read here, so
+    /// that it must not be acknowledged either.
+    fn refuse_run(&self) {
+        for write in &self.run {
+            self.state.failures.record(write.ticket, Fault::Media);
+        }
     }
 
     /// Finds out which write of a run failed, and why. The others are written twice, with the same
@@ -490,27 +663,26 @@ impl<D: Disk> Worker<D> {
         for write in &run {
             if write.end() > self.limit {
                 self.complain("it was cut short, writes past its end are refused", None);
-                self.shared.failures.record(write.ticket, Fault::Media);
+                self.state.failures.record(write.ticket, Fault::Media);
             } else if let Err(error) =
                 self.disk.write(write.offset, &mut [IoSlice::new(write.data())])
             {
                 self.complain("a write failed", Some(&error));
-                self.shared.failures.record(write.ticket, fault_of(&error));
+                self.state.failures.record(write.ticket, fault_of(&error));
             }
         }
         self.run = run;
     }
 
     fn punch(&mut self, ticket: Ticket, offset: u64, len: u64) {
-        if self.failed() {
-            return;
-        }
-        if offset.saturating_add(len) > self.limit {
+        if self.state.has_failed() {
+            self.state.failures.record(ticket, Fault::Media);
+        } else if offset.saturating_add(len) > self.limit {
             self.complain("it was cut short, discards past its end are refused", None);
-            self.shared.failures.record(ticket, Fault::Media);
+            self.state.failures.record(ticket, Fault::Media);
         } else if let Err(error) = self.disk.punch(offset, len) {
             self.complain("a discard failed", Some(&error));
-            self.shared.failures.record(ticket, fault_of(&error));
+            self.state.failures.record(ticket, fault_of(&error));
         }
         self.mark_dirty();
     }
@@ -524,17 +696,8 @@ impl<D: Disk> Worker<D> {
 
     fn publish(&mut self, done: Ticket) {
         self.done = done;
-        self.shared.applied.store(done.0, Ordering::Release);
-        self.make_room();
-    }
-
-    fn make_room(&self) {
-        fence(Ordering::SeqCst);
-        if self.shared.starved.swap(false, Ordering::Relaxed)
-            && let Some(waker) = &self.waker
-        {
-            waker.wake();
-        }
+        self.state.applied.store(done.0, Ordering::Release);
+        self.state.make_room();
     }
 
     fn sync_overdue(&mut self) {
@@ -545,20 +708,19 @@ impl<D: Disk> Worker<D> {
 
     fn sync(&mut self) {
         if self.dirty
-            && !self.failed()
-            && let Err(error) = self.disk.sync()
+            && !self.state.has_failed()
+            && let Err(error) = self.state.sync(&mut self.disk)
         {
             log::error!(
                 "{}: SYNC FAILED, writes since the last one may be lost; the disk takes no more \
                  writes until it is opened again: {error}",
                 self.name
             );
-            let first = self.shared.durable.load(Ordering::Relaxed) + 1;
-            self.shared.failed_from.store(first, Ordering::Release);
+            self.state.fail_from(Ticket(self.state.synced.load(Ordering::Relaxed) + 1));
         }
         self.dirty = false;
         // Also after a failure: these tickets are done with, and their outcome is bad.
-        self.shared.durable.store(self.done.0, Ordering::Release);
+        self.state.synced.store(self.done.0, Ordering::Release);
     }
 
     /// Logs, at most once a second.

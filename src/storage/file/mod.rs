@@ -111,11 +111,14 @@ impl FileStorage {
         let writer = if options.read_only {
             None
         } else {
-            let disk = FileDisk { file: Arc::clone(&file) };
-            Some(
-                Writer::start(disk, name, options.sync, waker)
-                    .map_err(failed("start a thread for"))?,
-            )
+            let disk = FileDisk::new(Arc::clone(&file));
+            let started = match &options.journal {
+                Some(journal) => journal
+                    .mark(path, &file)
+                    .and_then(|image| Writer::start_journalled(disk, image, journal, waker)),
+                None => Writer::start(disk, name, options.sync, waker),
+            };
+            Some(started.map_err(failed("start to write to"))?)
         };
         let serial = match &options.serial {
             Some(serial) => AtaText::new(serial),
@@ -486,9 +489,20 @@ fn warn_of_tail(path: &Path, bytes: u64) {
 }
 
 /// The file, as the writer sees it.
-#[derive(Debug)]
-struct FileDisk {
+#[derive(Debug, Clone)]
+pub(super) struct FileDisk {
     file: Arc<File>,
+}
+
+impl FileDisk {
+    pub(super) fn new(file: Arc<File>) -> Self {
+        Self { file }
+    }
+
+    /// The file.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
 }
 
 impl Disk for FileDisk {

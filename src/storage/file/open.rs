@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, FlockOperation};
 
+use super::super::journal::{FileJournal, Mark};
 use super::super::writer::SyncPolicy;
 use crate::holder::Holder;
 use crate::units::{SECTOR_SIZE, Sectors};
@@ -28,8 +29,10 @@ pub struct FileOptions {
     /// What IDENTIFY tells as the serial number, cut to 20 characters; `None` for one made from
     /// the image's device and inode.
     pub serial: Option<String>,
-    /// When writes are made durable.
+    /// When writes are made durable; not looked at with a journal.
     pub sync: SyncPolicy,
+    /// Has writes made durable by a journal, and the image itself once in a while.
+    pub journal: Option<FileJournal>,
     /// Wakes the poll loop when something it may wait for is done.
     pub waker: Option<Waker>,
 }
@@ -79,6 +82,18 @@ pub enum FileError {
         path: PathBuf,
         /// Who has it, when that can be found out.
         holder: Option<Holder>,
+    },
+    /// Some of what was acknowledged is not in it, but in a journal that is not the one to be used.
+    #[error(
+        "image {path} was not closed, and journal {journal} has writes that it lacks: name that \
+         journal in the configuration, or bring them into the image: aoe-server image recover \
+         {journal}"
+    )]
+    Journalled {
+        /// The image.
+        path: PathBuf,
+        /// The journal.
+        journal: PathBuf,
     },
     /// It has not a single whole sector.
     #[error(
@@ -205,6 +220,7 @@ pub(super) fn open_image(path: &Path, options: &FileOptions) -> Result<(File, u6
     let metadata = file.metadata().map_err(failed("examine"))?;
     check_kind(path, &metadata)?;
     lock(path, &file, options.read_only)?;
+    check_mark(path, &file, options)?;
     // Only now: whoever held the lock may have changed it.
     let bytes = file.metadata().map_err(failed("examine"))?.len();
     let wanted = match options.size {
@@ -262,6 +278,17 @@ fn check_kind(path: &Path, metadata: &fs::Metadata) -> Result<(), FileError> {
     } else {
         Err(FileError::NotAFile { path })
     }
+}
+
+/// An image that lacks what a journal has is none of ours without that journal. One that has the mark
+/// of the journal that is to be used has been replayed onto when the journal was opened.
+fn check_mark(path: &Path, file: &File, options: &FileOptions) -> Result<(), FileError> {
+    let failed = |source| FileError::Io { op: "read the mark of", path: path.into(), source };
+    let Some(mark) = Mark::of(file).map_err(failed)? else { return Ok(()) };
+    if !options.read_only && options.journal.as_ref().is_some_and(|journal| mark.is_of(journal)) {
+        return Ok(());
+    }
+    Err(FileError::Journalled { path: path.into(), journal: mark.path })
 }
 
 /// Readers share the image, a writer has it alone.
