@@ -1,9 +1,9 @@
 # The commands of this project; what is longer than a line is in scripts/.
 .NOTPARALLEL:
-.PHONY: help run test lint doc nostd bench compare fuzz setup
+.PHONY: help run test lint doc nostd bench instructions compare fuzz setup
 
-# For `make run`: where and what to serve for real.
-export INTERFACE CONFIG
+# For `make run`: where and what to serve for real. For `make instructions`: take them on.
+export INTERFACE CONFIG ACCEPT
 
 help: ## Tell what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 12
@@ -26,6 +26,9 @@ nostd: ## Prove that the core needs no operating system (a part of `make test`)
 
 bench: ## Run the benchmarks
 	@cargo bench --all-features
+
+instructions: ## Count the instructions of a frame; ACCEPT=1 takes changed counts on
+	@scripts/instructions
 
 compare: ## Measure against vblade, side by side
 	@benches/compare.sh

@@ -1,9 +1,6 @@
 //! The load generator allocates nothing for a request.
-#![allow(unsafe_code, reason = "an allocator that counts")]
 #![allow(clippy::print_stdout, reason = "the rate is worth seeing")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aoe_server::client::{Client, Disk, DiskFacts, Kind, Load, LoadReport, Order, Recorder};
@@ -12,26 +9,10 @@ use aoe_server::protocol::ata::{AtaText, status};
 use aoe_server::protocol::{ATA_DATA_OFFSET, Address, MacAddr};
 use aoe_server::units::{Lba, SECTOR_SIZE, Sectors};
 
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+#[path = "common/allocations.rs"]
+mod allocations;
 
-struct Counting;
-
-// SAFETY: every call is handed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`, and all came from the system.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
+use allocations::{allocations, check_that_they_are_counted};
 
 /// A link that turns every request round into a successful answer, with data where it reads.
 struct Mirror {
@@ -99,13 +80,14 @@ fn load(client: &mut Client, disk: &Disk, requests: u64) -> (LoadReport, u64) {
         seed: 1,
         verify: false,
     };
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = allocations();
     let report = client.load(&load, &mut Ignore).expect("a mirror does not fail");
-    (report, ALLOCATIONS.load(Ordering::Relaxed) - before)
+    (report, allocations() - before)
 }
 
 #[test]
 fn a_million_requests_take_no_more_allocations_than_one() {
+    check_that_they_are_counted();
     let mut client = Client::new(Box::new(Mirror { answers: FramePool::new(32) }));
     let facts = DiskFacts {
         serial: AtaText::new("mirror"),

@@ -1,10 +1,7 @@
 //! A million frames through the whole loop allocate nothing on its thread.
 
-#![allow(unsafe_code, reason = "a counting allocator")]
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::time::Duration;
 
 use aoe_server::clock;
@@ -19,32 +16,10 @@ use aoe_server::storage::file::{FileOptions, FileStorage};
 use aoe_server::storage::mem::MemStorage;
 use aoe_server::units::{SECTOR_SIZE, Sectors};
 
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
+#[path = "common/allocations.rs"]
+mod allocations;
 
-struct Counting;
-
-// SAFETY: everything is handed on to the system's allocator; counting neither allocates nor panics.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller keeps to the same contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps to the same contract.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
-
-fn allocations() -> u64 {
-    ALLOCATIONS.with(Cell::get)
-}
+use allocations::{allocations, check_that_they_are_counted};
 
 const IN_MEMORY: Address = Address::new(1, 0);
 const IN_A_FILE: Address = Address::new(1, 1);
@@ -163,9 +138,7 @@ impl Initiator {
 
 #[test]
 fn a_million_frames_allocate_nothing_on_the_loop_thread() {
-    let before = allocations();
-    drop(std::hint::black_box(vec![0_u8; 100]));
-    assert_eq!(allocations(), before + 1, "allocations are counted");
+    check_that_they_are_counted();
 
     let (wire, link) = MemoryLink::pair(&MemoryOptions::default()).expect("a cable");
     let (mut listener, control) =

@@ -1,46 +1,17 @@
 //! A hot read and a write allocate nothing on the thread that calls.
 
-#![allow(unsafe_code, reason = "a counting allocator")]
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use aoe_server::storage::file::{FileOptions, FileStorage};
 use aoe_server::storage::{Accepted, BlockStorage, Ready, Ticket};
 use aoe_server::units::{Lba, SECTOR_SIZE, Sectors};
 
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
+#[path = "common/allocations.rs"]
+mod allocations;
 
-struct Counting;
-
-// SAFETY: everything is handed on to the system's allocator; counting neither allocates nor panics.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller keeps to the same contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps to the same contract.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
-
-fn allocations() -> u64 {
-    ALLOCATIONS.with(Cell::get)
-}
+use allocations::{allocations, check_that_they_are_counted};
 
 #[test]
 fn hot_reads_and_writes_allocate_nothing() {
-    let before = allocations();
-    drop(std::hint::black_box(vec![0_u8; 100]));
-    assert_eq!(allocations(), before + 1, "allocations are counted");
+    check_that_they_are_counted();
 
     let dir = tempfile::TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let options = FileOptions { size: Some(Sectors(8192)), ..FileOptions::default() };

@@ -4,7 +4,7 @@
 //! transfers: initiators read neither the count nor the address of a failed command.
 
 use super::target::{Outcome, Target};
-use super::{After, Durability, Request, identify};
+use super::{Action, After, Durability, Request, identify};
 use crate::protocol::ata::{
     AtaFlags, DSM_TRIM, IDENTIFY_LEN, Opcode, POWER_ACTIVE, error, features, status, trim_ranges,
 };
@@ -52,36 +52,67 @@ pub(super) fn handle<S: BlockStorage>(
     request: &Request<'_>,
     storage: &mut S,
     reply: &mut [u8],
-) -> Outcome {
+) -> Action {
     let Ok(arg) = AtaArg::parse(request.frame.header.arg()) else {
-        return target.malformed();
+        let outcome = target.malformed();
+        return target.conclude(request, outcome, reply);
     };
     // A reservation stops I/O by others, never IDENTIFY or a query: they must still find us.
     if target.settings.reservation.shuts_out(request.frame.source)
         && arg.opcode() != Opcode::IDENTIFY_DEVICE
     {
-        return Outcome::Refuse(AoeError::TARGET_RESERVED);
+        return target.conclude(request, Outcome::Refuse(AoeError::TARGET_RESERVED), reply);
     }
     let command = Ata { request, arg };
+    // The frequent ones conclude apart, so that their results stay in registers. Where they share a
+    // place in memory with others', they are written in parts and read as a whole, which stalls.
     let result = match arg.opcode() {
-        Opcode::READ_EXT => command.read(target, arg.lba48(), storage, reply),
-        Opcode::WRITE_EXT => command.write(target, arg.lba48(), storage, reply),
-        Opcode::READ => command.read(target, arg.lba28(), storage, reply),
-        Opcode::WRITE => command.write(target, arg.lba28(), storage, reply),
+        Opcode::READ_EXT | Opcode::READ => {
+            let result = command.read(target, storage, reply);
+            return command.conclude(target, result, reply);
+        }
+        Opcode::WRITE_EXT | Opcode::WRITE => {
+            let result = command.write(target, storage, reply);
+            return command.conclude(target, result, reply);
+        }
         Opcode::IDENTIFY_DEVICE => command.identify(target, storage, reply),
         Opcode::FLUSH_CACHE | Opcode::FLUSH_CACHE_EXT => command.flush(target, storage, reply),
-        Opcode::READ_VERIFY => command.verify(target, arg.lba28(), storage, reply),
-        Opcode::READ_VERIFY_EXT => command.verify(target, arg.lba48(), storage, reply),
+        Opcode::READ_VERIFY_EXT | Opcode::READ_VERIFY => command.verify(target, storage, reply),
         Opcode::DATA_SET_MANAGEMENT => command.trim(target, storage, reply),
-        Opcode::CHECK_POWER_MODE => Ok(command.done(target, POWER_ACTIVE, After::Now, reply)),
+        Opcode::CHECK_POWER_MODE => {
+            Ok(Outcome::Reply(command.done(target, POWER_ACTIVE, reply), After::Now))
+        }
         Opcode::SET_FEATURES => command.set_features(target, storage, reply),
         _ => Err(Failure::Abort),
     };
-    result.unwrap_or_else(|failure| command.failed(target, failure, reply))
+    command.conclude(target, result, reply)
 }
 
 impl Ata<'_, '_> {
+    /// What a command comes to.
+    #[inline]
+    fn conclude(
+        &self,
+        target: &mut Target,
+        result: Result<Outcome, Failure>,
+        reply: &mut [u8],
+    ) -> Action {
+        match result {
+            Ok(outcome) => target.conclude(self.request, outcome, reply),
+            Err(failure) => self.failed(target, failure, reply),
+        }
+    }
+
+    /// The first sector, as the command has it.
+    fn lba(&self) -> Lba {
+        match self.arg.opcode() {
+            Opcode::READ | Opcode::WRITE | Opcode::READ_VERIFY => self.arg.lba28(),
+            _ => self.arg.lba48(),
+        }
+    }
+
     /// The sectors to transfer, when the count and the range are in order.
+    #[inline]
     fn range(&self, lba: Lba, size: Sectors, fault: fn(Fault) -> Failure) -> Result<u8, Failure> {
         let count = self.arg.sector_count();
         // ATA reads a count of 0 as 256 or 65536, neither of which fits a frame.
@@ -99,13 +130,13 @@ impl Ata<'_, '_> {
     fn read<S: BlockStorage>(
         &self,
         target: &mut Target,
-        lba: Lba,
         storage: &mut S,
         reply: &mut [u8],
     ) -> Result<Outcome, Failure> {
         if self.arg.flags().contains(AtaFlags::WRITE) {
             return Err(Failure::Abort);
         }
+        let lba = self.lba();
         let count = self.range(lba, storage.info().size, Failure::Read)?;
         let mut writer = FrameWriter::new(reply, &target.reply_fields(self.request));
         writer.ata(&self.success(0));
@@ -125,7 +156,6 @@ impl Ata<'_, '_> {
     fn write<S: BlockStorage>(
         &self,
         target: &mut Target,
-        lba: Lba,
         storage: &mut S,
         reply: &mut [u8],
     ) -> Result<Outcome, Failure> {
@@ -136,6 +166,7 @@ impl Ata<'_, '_> {
         if info.read_only {
             return Err(Failure::Write(Fault::WriteProtected));
         }
+        let lba = self.lba();
         let count = self.range(lba, info.size, Failure::Write)?;
         // What is cut short is refused whole; what is too long may be padding.
         let data = self.arg.data().get(..usize::from(count) * SECTOR_SIZE).ok_or(Failure::Abort)?;
@@ -143,7 +174,7 @@ impl Ata<'_, '_> {
         let Some(after) = settle(target, storage, accepted)? else { return Ok(Outcome::Park) };
         target.counters.writes += 1;
         target.counters.sectors_written += u64::from(count);
-        Ok(self.done(target, 0, after, reply))
+        Ok(Outcome::Reply(self.done(target, 0, reply), after))
     }
 
     fn identify<S: BlockStorage>(
@@ -174,7 +205,7 @@ impl Ata<'_, '_> {
             Accepted::Later => Ok(Outcome::Park),
             Accepted::Done(ticket) => {
                 target.counters.flushes += 1;
-                Ok(self.done(target, 0, After::Durable(ticket), reply))
+                Ok(Outcome::Reply(self.done(target, 0, reply), After::Durable(ticket)))
             }
         }
     }
@@ -182,10 +213,10 @@ impl Ata<'_, '_> {
     fn verify<S: BlockStorage>(
         &self,
         target: &mut Target,
-        lba: Lba,
         storage: &mut S,
         reply: &mut [u8],
     ) -> Result<Outcome, Failure> {
+        let lba = self.lba();
         // No data travels, so that the frame does not limit the count.
         let count = Sectors(u64::from(self.arg.sector_count()));
         if count.0 == 0 {
@@ -196,7 +227,7 @@ impl Ata<'_, '_> {
         }
         match storage.verify(lba, count).map_err(Failure::Read)? {
             Ready::Later => Ok(Outcome::Park),
-            Ready::Done => Ok(self.done(target, 0, After::Now, reply)),
+            Ready::Done => Ok(Outcome::Reply(self.done(target, 0, reply), After::Now)),
         }
     }
 
@@ -232,7 +263,7 @@ impl Ata<'_, '_> {
             }
         }
         let Some(after) = settle(target, storage, accepted)? else { return Ok(Outcome::Park) };
-        Ok(self.done(target, 0, after, reply))
+        Ok(Outcome::Reply(self.done(target, 0, reply), after))
     }
 
     /// SET FEATURES: what illumos and ATA drivers send at start, and nothing else.
@@ -263,7 +294,7 @@ impl Ata<'_, '_> {
             | features::DISABLE_LOOK_AHEAD => {}
             _ => return Err(Failure::Abort),
         }
-        Ok(self.done(target, 0, after, reply))
+        Ok(Outcome::Reply(self.done(target, 0, reply), after))
     }
 
     /// The registers of success.
@@ -272,25 +303,27 @@ impl Ata<'_, '_> {
         AtaFields { feature: 0, sector_count, command: status::DRDY, ..AtaFields::of(&self.arg) }
     }
 
-    /// Success without data.
+    /// A reply that reports success without data; its length.
     #[inline]
-    fn done(&self, target: &Target, sector_count: u8, after: After, reply: &mut [u8]) -> Outcome {
+    fn done(&self, target: &Target, sector_count: u8, reply: &mut [u8]) -> Option<usize> {
         let mut writer = FrameWriter::new(reply, &target.reply_fields(self.request));
-        Outcome::Reply(writer.ata(&self.success(sector_count)).finish(), after)
+        writer.ata(&self.success(sector_count)).finish()
     }
 
     /// Failure, with the count as it was asked for: nothing was transferred.
     #[cold]
-    fn failed(&self, target: &mut Target, failure: Failure, reply: &mut [u8]) -> Outcome {
+    fn failed(&self, target: &mut Target, failure: Failure, reply: &mut [u8]) -> Action {
         target.counters.ata_errors += 1;
         let (status, error) = registers(failure);
         let fields = AtaFields { feature: error, command: status, ..AtaFields::of(&self.arg) };
         let mut writer = FrameWriter::new(reply, &target.reply_fields(self.request));
-        Outcome::Reply(writer.ata(&fields).finish(), After::Now)
+        let len = writer.ata(&fields).finish();
+        target.conclude(self.request, Outcome::Reply(len, After::Now), reply)
     }
 }
 
 /// When something that was accepted may be acknowledged; `None` when it was not accepted.
+#[inline]
 fn settle<S: BlockStorage>(
     target: &Target,
     storage: &mut S,

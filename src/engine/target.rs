@@ -103,6 +103,7 @@ pub struct Target {
 }
 
 /// What a command comes to before it is a frame.
+#[derive(Clone, Copy)]
 pub(super) enum Outcome {
     /// Say nothing.
     Silence,
@@ -197,7 +198,7 @@ impl Target {
         let reply = sendable(request.port, reply);
         let outcome = if header.version() == VERSION {
             match header.command() {
-                Command::ATA => ata::handle(self, request, storage, reply),
+                Command::ATA => return ata::handle(self, request, storage, reply),
                 Command::CONFIG => self.config(request, reply),
                 Command::MASK => self.mask(request, reply),
                 Command::RESERVE => self.reserve(request, reply),
@@ -206,6 +207,17 @@ impl Target {
         } else {
             Outcome::Refuse(AoeError::UNSUPPORTED_VERSION)
         };
+        self.conclude(request, outcome, reply)
+    }
+
+    /// Makes an action of what a command comes to, and counts it.
+    #[inline]
+    pub(super) fn conclude(
+        &mut self,
+        request: &Request<'_>,
+        outcome: Outcome,
+        reply: &mut [u8],
+    ) -> Action {
         match outcome {
             Outcome::Reply(Some(len), after) => {
                 self.counters.answered += 1;

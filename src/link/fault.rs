@@ -309,7 +309,8 @@ impl FramePool {
     /// An empty pool of the first `room` buffers, whose frames are the pool's.
     fn first(&mut self, room: usize) -> Batch<'_> {
         self.len = 0;
-        Batch::new(self.octets.get_mut(..room).unwrap_or_default(), &mut self.lens, &mut self.len)
+        let Batch { octets, lens, len } = self.batch();
+        Batch::new(octets.get_mut(..room).unwrap_or_default(), lens, len)
     }
 }
 

@@ -246,63 +246,65 @@ impl<L: Link> Listener<L> {
                 }
             }
         }
-        while self.ports[index].has_backlog() {
-            if !self.serve(index, now) {
-                break;
-            }
-            let port = &mut self.ports[index];
-            port.next += 1;
-            port.resume = None;
+        while let Some(claim) = self.serve(index) {
+            self.hear(claim, index, now);
         }
         let port = &self.ports[index];
         before != Some((port.next, port.resume))
     }
 
-    /// Serves the next frame of a port's burst; `false` when room ran out: the frame stays.
-    fn serve(&mut self, index: usize, now: Instant) -> bool {
+    /// Serves a port's burst: up to a frame that says who else has a target, which it tells, or up
+    /// to one that there is no room for, which stays.
+    fn serve(&mut self, index: usize) -> Option<Claim> {
         let Self { engine, served, active, ports, parked, saving, .. } = self;
         let PortState { receive, next, resume, out, .. } = &mut ports[index];
         let batch = receive.batch();
-        let frame = batch.frame(*next);
-        let Some(request) = engine.accept(frame, out.facts()) else {
-            if let Some(claim) = Claim::parse(frame) {
-                self.hear(claim, index, now);
+        let facts = out.facts(); // of the whole burst: they change only between turns
+        while *next < batch.len() {
+            let frame = batch.frame(*next);
+            let Some(request) = engine.accept(frame, facts) else {
+                *next += 1;
+                match Claim::parse(frame) {
+                    None => continue,
+                    claim => return claim,
+                }
+            };
+            let mut addressee = match *resume {
+                Some(done) => engine.next_addressee(&request, done),
+                None => engine.first_addressee(&request),
+            };
+            while let Some(id) = addressee {
+                let Some(entry) = served.get_mut(id.0) else { break };
+                if entry.takes_requests(index) {
+                    if !out.has_room() || !entry.pending.has_room() || !parked.has_room() {
+                        return None;
+                    }
+                    let ordered = request.is_ordered();
+                    let behind = ordered && entry.pending.ordered > 0;
+                    let holding = Holding { pending: &mut entry.pending, saving: saving.as_mut() };
+                    let outcome = if behind {
+                        Handled::Park
+                    } else {
+                        answer(engine, id, &request, index, out, holding)
+                    };
+                    if outcome == Handled::Park
+                        && let Some(place) = parked.park(frame, index, ordered)
+                    {
+                        entry.pending.parked.push_back(place);
+                        entry.pending.ordered += usize::from(ordered);
+                    }
+                    if !entry.active && !entry.pending.is_idle() {
+                        entry.active = true;
+                        active.push(id);
+                    }
+                }
+                *resume = Some(id);
+                addressee = engine.next_addressee(&request, id);
             }
-            return true;
-        };
-        let mut addressee = match *resume {
-            Some(done) => engine.next_addressee(&request, done),
-            None => engine.first_addressee(&request),
-        };
-        while let Some(id) = addressee {
-            let Some(entry) = served.get_mut(id.0) else { break };
-            if entry.takes_requests(index) {
-                if !out.has_room() || !entry.pending.has_room() || !parked.has_room() {
-                    return false;
-                }
-                let ordered = request.is_ordered();
-                let behind = ordered && entry.pending.ordered > 0;
-                let holding = Holding { pending: &mut entry.pending, saving: saving.as_mut() };
-                let outcome = if behind {
-                    Handled::Park
-                } else {
-                    answer(engine, id, &request, index, out, holding)
-                };
-                if outcome == Handled::Park
-                    && let Some(place) = parked.park(frame, index, ordered)
-                {
-                    entry.pending.parked.push_back(place);
-                    entry.pending.ordered += usize::from(ordered);
-                }
-                if !entry.active && !entry.pending.is_idle() {
-                    entry.active = true;
-                    active.push(id);
-                }
-            }
-            *resume = Some(id);
-            addressee = engine.next_addressee(&request, id);
+            *next += 1;
+            *resume = None;
         }
-        true
+        None
     }
 
     /// Takes in that somebody says to have a target at some address.

@@ -52,6 +52,9 @@ impl HeldQueue {
 
     pub(super) fn pop(&mut self) {
         self.0.pop_front();
+        if self.0.is_empty() {
+            self.0.clear(); // starts over at the front: a short queue stays in the nearest cache
+        }
     }
 }
 

@@ -111,8 +111,9 @@ impl<L: Link> Outgoing<L> {
     }
 
     /// Whether there is a buffer for another frame, after sending if need be.
+    #[inline]
     pub(super) fn has_room(&mut self) -> bool {
-        self.transmit.batch().room() > 0 || self.flush()
+        self.transmit.len() < TRANSMIT_FRAMES || self.flush()
     }
 
     /// Lets `write` build a frame in the next free buffer; what it returns besides is passed on.

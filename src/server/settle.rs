@@ -92,11 +92,15 @@ fn release_held<L: Link>(
         if !out.has_room() {
             break;
         }
-        let mut reply = held.reply;
-        if let Err(fault) = storage.outcome(held.ticket) {
-            fail_reply(&mut reply, fault);
-        }
-        out.push(&reply);
+        let outcome = storage.outcome(held.ticket);
+        out.build(|buffer| {
+            let reply = &mut buffer[..held.reply.len()];
+            reply.copy_from_slice(&held.reply);
+            if let Err(fault) = outcome {
+                fail_reply(reply, fault);
+            }
+            (Some(reply.len()), ())
+        });
         queue.pop();
         busy = true;
     }
