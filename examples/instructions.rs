@@ -80,7 +80,7 @@ fn serve_with_loop(frame: Vec<u8>, reply_len: usize, storage: Backend, frames: u
 }
 
 fn serve_with_engine(frame: &[u8], reply_len: usize, frames: u64) {
-    let exports = vec![Export { target: target(), storage: Box::new(disk()) as Backend }];
+    let exports = vec![Export { target: target(TARGET), storage: Box::new(disk()) as Backend }];
     let mut engine = Engine::new(exports).expect("one target");
     let port = Port { mac: SERVER, mtu: MTU };
     let mut reply = vec![0; FRAME_CAPACITY];

@@ -335,6 +335,52 @@ fn who_may_not_send_frames_is_told_how_to_allow_it() {
 }
 
 #[test]
+fn who_may_not_have_the_buffer_that_the_targets_need_is_told_how_to_allow_it() {
+    // Four initiators with 64 frames at each of 64 targets, at 16 KiB a frame.
+    const NEEDED: u64 = 4 * 64 * 64 * (16 << 10);
+    let Some(net) = TestNet::new(MTU) else { return };
+    let allowed = fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap();
+    if allowed.trim().parse::<u64>().unwrap() >= NEEDED {
+        eprintln!("SKIPPED: everybody may have {allowed} bytes of receive buffer here");
+        return;
+    }
+    let home = Home::new();
+    home.open_to_everybody();
+    let (program, config) = (home.program(), home.path("aoe-server.toml"));
+    let mut text = home.server(net.a, "af-packet");
+    (0..64).for_each(|slot| text += &mem_target(slot, "64 KiB", ""));
+    fs::write(&config, text).unwrap();
+    let args = ["serve".as_ref(), "--config".as_ref(), config.as_os_str()];
+    let command = |args: &[&std::ffi::OsStr]| as_nobody(&program, "-all,+net_raw", args);
+    if !command(&["--version".as_ref()]).output().unwrap().status.success() {
+        let why = "cannot become another user with one capability; try as root";
+        assert!(std::env::var_os("CI").is_none(), "{why}");
+        eprintln!("SKIPPED: {why}");
+        return;
+    }
+    let mut server = ServerProcess::spawn(&home, command(&args));
+    let log = server.wait_for_log("64 targets on");
+    let told = log.lines().find(|line| line.contains("receive buffer")).unwrap_or_default();
+    assert!(told.contains("WARN") && told.contains(net.a), "{log}");
+    assert!(told.ends_with(&format!("sysctl -w net.core.rmem_max={NEEDED}")), "{told}");
+    assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
+}
+
+#[test]
+fn room_for_requests_that_wait_takes_no_memory_before_it_is_used() {
+    let Some(net) = TestNet::new(MTU) else { return };
+    let home = Home::new();
+    let mut text = home.server(net.a, "af-packet");
+    (0..128).for_each(|slot| text += &mem_target(slot, "4 KiB", ""));
+    let server = ServerProcess::start_in(&home, &text);
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let kibibytes: u64 = resident.trim().strip_suffix(" kB").unwrap().parse().unwrap();
+    // All of it would be 128 times 2.3 MiB.
+    assert!(kibibytes < 100 << 10, "{resident}");
+}
+
+#[test]
 fn a_configuration_with_an_unknown_key_is_refused_with_its_line_and_a_suggestion() {
     let home = Home::new();
     let config = home.server("lo", "pcap") + &mem_target(0, "1 MiB", "bufer_count = 8");

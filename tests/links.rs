@@ -528,6 +528,35 @@ fn a_receive_buffer_that_is_not_granted_is_told_with_the_remedy() {
     }
 }
 
+/// A buffer of so many bytes a frame holds as many frames as it is sized for, whatever they are.
+fn holds(open: Open, bytes_of_one: usize) {
+    const FRAMES: usize = 256;
+    for (mtu, len) in [(1500, 1514), (1500, 60), (9000, 9014), (9000, 60)] {
+        let Some(net) = TestNet::new(mtu) else { return };
+        let receive_buffer_bytes = FRAMES * bytes_of_one;
+        let mut a = open(net.a, Opts { receive_buffer_bytes, ..PLAIN }).unwrap();
+        let mut b = open(net.b, PLAIN).unwrap();
+        let mut pool = FramePool::new(FRAMES);
+        let mut batch = pool.batch();
+        while batch.push(&aoe(MAC_A, MAC_B, len, 0)) {}
+        // Nobody fetches any of them before all are there.
+        send_all(&mut *b, &batch);
+        batch.clear();
+        receive_until(&mut *a, &mut batch, FRAMES);
+        assert_eq!(a.counters().dropped, 0, "frames of {len} octets");
+    }
+}
+
+#[test]
+fn a_packet_socket_holds_as_many_frames_as_it_is_sized_for() {
+    holds(af_packet, AfPacketOptions::FRAME_BYTES);
+}
+
+#[test]
+fn a_ring_holds_as_many_frames_as_it_is_sized_for() {
+    holds(pcap, PcapOptions::FRAME_BYTES);
+}
+
 macro_rules! for_each_live_link {
     ($($test:ident,)*) => {
         mod af_packet {

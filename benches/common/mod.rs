@@ -2,6 +2,8 @@
 //! end, requests, and a loop that answers them.
 
 use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aoe_server::clock::Instant;
@@ -29,6 +31,10 @@ struct Template {
     frame: Vec<u8>,
     /// What each reply has to be as long as.
     reply_len: usize,
+    /// The targets that are asked by turns, a power of two; none to ask as the request says.
+    targets: Vec<Address>,
+    /// All targets are there: it asks, and counts.
+    asking: Arc<AtomicBool>,
     tag: u32,
     counters: LinkCounters,
 }
@@ -39,13 +45,23 @@ impl Link for Template {
     }
 
     fn receive(&mut self, batch: &mut Batch<'_>) -> Result<usize, LinkError> {
+        if !self.asking.load(Ordering::Relaxed) {
+            return Ok(0);
+        }
         let before = batch.len();
         for _ in 0..BATCH_FRAMES {
             let Some(buffer) = batch.next_buffer() else { break };
             buffer[..self.frame.len()].copy_from_slice(&self.frame);
             self.tag = self.tag.wrapping_add(1);
             buffer[20..24].copy_from_slice(&self.tag.to_be_bytes());
-            let [low, ..] = self.tag.wrapping_mul(2).to_le_bytes();
+            let mut turn = self.tag as usize;
+            if !self.targets.is_empty() {
+                let Address { shelf, slot } = self.targets[turn & (self.targets.len() - 1)];
+                buffer[16..18].copy_from_slice(&shelf.to_be_bytes());
+                buffer[18] = slot;
+                turn /= self.targets.len();
+            }
+            let [low, ..] = turn.wrapping_mul(2).to_le_bytes();
             buffer[28] = low % DISK_SECTORS.to_le_bytes()[0];
             batch.commit(self.frame.len());
         }
@@ -57,8 +73,10 @@ impl Link for Template {
     fn send(&mut self, batch: &Batch<'_>, first: usize) -> Result<usize, LinkError> {
         let sent = batch.len() - first;
         let last = black_box(batch.frame(batch.len() - 1));
-        assert!(last.len() == self.reply_len || self.counters.sent == 0, "a reply of no interest");
-        self.counters.sent += sent as u64;
+        if self.asking.load(Ordering::Relaxed) {
+            assert_eq!(last.len(), self.reply_len, "a reply of no interest");
+            self.counters.sent += sent as u64;
+        }
         Ok(sent)
     }
 
@@ -107,10 +125,10 @@ pub(crate) fn disk() -> MemStorage<Vec<u8>> {
     MemStorage::new(vec![0x5a; usize::from(DISK_SECTORS) * SECTOR_SIZE], "bench")
 }
 
-/// The target that all requests but the ignored ones are for.
-pub(crate) fn target() -> Target {
+/// A target at `address`.
+pub(crate) fn target(address: Address) -> Target {
     let profile = TargetProfile {
-        address: TARGET,
+        address,
         buffer_count: 64,
         durability: Durability::Durable,
         allow: MacList::new(),
@@ -118,21 +136,37 @@ pub(crate) fn target() -> Target {
     Target::new(profile, Settings::default())
 }
 
-/// A loop that serves `storage` to a link that asks with `frame` again and again. The link is
-/// behind a pointer, as a server's links are.
+/// A loop that serves `storage` to a link that asks with `frame` again and again.
 pub(crate) fn serving(
     frame: Vec<u8>,
     reply_len: usize,
     storage: Backend,
 ) -> Listener<Box<dyn Link>> {
-    let link = Template { frame, reply_len, tag: 0, counters: LinkCounters::default() };
+    serving_by_turns(frame, reply_len, vec![(TARGET, storage)], Vec::new())
+}
+
+/// A loop that serves `exports` to a link that asks `targets` with `frame`, one after the other
+/// again and again. The link is behind a pointer, as a server's links are.
+pub(crate) fn serving_by_turns(
+    frame: Vec<u8>,
+    reply_len: usize,
+    exports: Vec<(Address, Backend)>,
+    targets: Vec<Address>,
+) -> Listener<Box<dyn Link>> {
+    let counters = LinkCounters::default();
+    let asking = Arc::new(AtomicBool::new(false));
+    let link = Template { frame, reply_len, targets, asking: asking.clone(), tag: 0, counters };
     let link: Box<dyn Link> = Box::new(link);
     let (mut listener, control) =
         Listener::new([("template".to_string(), link)], |_| None).expect("a loop");
-    let export = Export { target: target(), storage };
-    let answer = control.add(export, PortSet::ALL, Duration::ZERO).expect("the loop takes orders");
-    while answer.try_recv().map_or(true, |(admission, _)| admission != Admission::Served) {
-        listener.turn(Instant::from_nanos(1));
+    for (address, storage) in exports {
+        let export = Export { target: target(address), storage };
+        let answer = control.add(export, PortSet::ALL, Duration::ZERO);
+        let answer = answer.expect("the loop takes orders");
+        while answer.try_recv().map_or(true, |(admission, _)| admission != Admission::Served) {
+            listener.turn(Instant::from_nanos(1));
+        }
     }
+    asking.store(true, Ordering::Relaxed);
     listener
 }

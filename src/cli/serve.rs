@@ -13,7 +13,7 @@ use signal_hook::iterator::Signals;
 
 use super::{COULD_NOT_TELL, NO};
 use crate::config::{Config, ConfigErrors};
-use crate::server::{Server, Status};
+use crate::server::{Server, Status, TargetStatus};
 
 /// Serve the targets of a configuration file
 ///
@@ -134,7 +134,7 @@ fn log_status(status: &Status) {
     }
     log::info!("unserved: {:?}", status.engine);
     for target in &status.targets {
-        let (held, parked) = (target.held, target.parked);
-        log::info!("{}: {:?}, {held} held, {parked} parked", target.address, target.counters);
+        let TargetStatus { address, counters, held, parked, dropped, .. } = target;
+        log::info!("{address}: {counters:?}, {held} held, {parked} parked, {dropped} dropped");
     }
 }

@@ -36,13 +36,19 @@ pub struct PcapOptions {
     /// target would only see its neighbour's replies. What an `AfPacketLink` sends shows nowhere
     /// on its own machine.
     pub outgoing: bool,
-    /// Bytes of the ring that the kernel puts frames in. A frame takes a place for the longest
-    /// frame there, some 9 KiB, so that 8 MiB hold 900 frames of whatever length.
+    /// Bytes of the ring that the kernel puts frames in. A frame of whatever length takes a place
+    /// for the longest there. The memory is taken when the link is opened, and stays: nearly twice
+    /// as much as this says, since libpcap gives each place a block of 16 KiB.
     pub receive_buffer_bytes: usize,
 }
 
+impl PcapOptions {
+    /// Bytes of the ring that one place takes: the longest frame and what the kernel says of it.
+    pub const FRAME_BYTES: usize = FRAME_CAPACITY + 128;
+}
+
 impl Default for PcapOptions {
-    /// Eight MiB, with which no drop was seen at full speed.
+    /// Eight MiB, some 900 frames.
     fn default() -> Self {
         Self { promiscuous: false, outgoing: false, receive_buffer_bytes: 8 << 20 }
     }

@@ -3,8 +3,8 @@
 use std::sync::TryLockError;
 
 use super::control::{LinkStatus, Order, TargetStatus};
-use super::listener::{Backend, Listener, Served};
-use super::pending::Pending;
+use super::listener::{Backend, LOG_INTERVAL, Listener, Served};
+use super::pending::{ParkedPool, Pending};
 use super::probe::{Admission, Candidate, PortSet, question};
 use crate::clock::Instant;
 use crate::engine::{Export, TargetId};
@@ -40,7 +40,10 @@ impl<L: Link> Listener<L> {
             }
             Order::Adjust { address, buffer_count, allow, ports } => {
                 let Some(id) = self.engine.find(address) else { return };
-                self.served[id.0].ports = ports;
+                let entry = &mut self.served[id.0];
+                entry.ports = ports;
+                entry.pool.grow(buffer_count);
+                entry.pending.grow(entry.pool.capacity());
                 if let Some(export) = self.engine.export_mut(id) {
                     export.target.adjust(buffer_count, *allow);
                 }
@@ -108,13 +111,14 @@ impl<L: Link> Listener<L> {
         export: Export<Backend>,
         ports: PortSet,
     ) -> (Admission, Option<Export<Backend>>) {
+        let pool = ParkedPool::new(export.target.profile().buffer_count);
         if let Err(taken) = self.engine.change(|exports| exports.push(export)) {
             let undone = self.engine.change(Vec::pop);
             return (Admission::AddressTaken(taken), undone.unwrap_or_default());
         }
         let id = TargetId(self.served.len());
-        let pending = Pending::new();
-        self.served.push(Served { ports, pending, active: false, leaving: None });
+        let pending = Pending::new(pool.capacity());
+        self.served.push(Served { ports, pending, pool, active: false, leaving: None });
         // So that marking a target as active never allocates.
         self.active.reserve(self.served.len() - self.active.len());
         self.announce(id);
@@ -175,8 +179,26 @@ impl<L: Link> Listener<L> {
         }
     }
 
+    /// Logs requests that were dropped since their target is stuck.
+    fn tell_stuck(&mut self, now: Instant) {
+        for (served, Export { target, .. }) in self.served.iter_mut().zip(self.engine.exports()) {
+            let pool = &mut served.pool;
+            let lost = pool.dropped - pool.dropped_logged;
+            if lost > 0 && now >= self.next_log {
+                self.next_log = now.after(LOG_INTERVAL);
+                pool.dropped_logged = pool.dropped;
+                let (address, parked) = (target.address(), served.pending.parked.len());
+                log::error!(
+                    "{address}: its disk does not answer: {parked} requests wait for it, and \
+                     {lost} more were dropped"
+                );
+            }
+        }
+    }
+
     /// Looks after links and disks, and publishes the state.
     pub(super) fn look_around(&mut self, now: Instant) {
+        self.tell_stuck(now);
         for index in 0..self.ports.len() {
             self.tell_drops(index, now);
             if self.ports[index].check() {
@@ -223,6 +245,7 @@ impl<L: Link> Listener<L> {
             counters: *target.counters(),
             held: served.pending.applied.len() + served.pending.durable.len(),
             parked: served.pending.parked.len(),
+            dropped: served.pool.dropped,
         }));
     }
 }

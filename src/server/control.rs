@@ -213,4 +213,6 @@ pub struct TargetStatus {
     pub held: usize,
     /// Requests that wait for storage.
     pub parked: usize,
+    /// Requests that were dropped: more than it has room for while its storage is stuck.
+    pub dropped: u64,
 }

@@ -5,7 +5,9 @@
 //!   one is bounded by the size of a burst and of the tables. Adding and removing targets may
 //!   allocate.
 //! * A request is answered, ignored by rule, held or parked. When there is no room for what could
-//!   come of it, it stays in the burst and nothing more is received: no frame is dropped here.
+//!   come of it, it stays in the burst and nothing more is received: no frame is dropped here. The
+//!   one exception is a target that is full and whose storage has been stuck for a second: others
+//!   are not made to wait for it any longer ([`Room::Never`]).
 //! * A reply that acknowledges a write leaves when storage says that the write is durable.
 //! * Ordered requests of a target take effect in the order they came, parked or not.
 
@@ -15,7 +17,7 @@ use std::time::Duration;
 
 use super::control::{Control, Mailbox, Status};
 use super::idle::Idle;
-use super::pending::{Held, ParkedPool, Pending};
+use super::pending::{Held, ParkedPool, Pending, Room};
 use super::port::{Outgoing, PortState};
 use super::probe::{Candidate, PortSet};
 use super::state::SettingsSaver;
@@ -32,12 +34,14 @@ pub type Backend = Box<dyn BlockStorage + Send>;
 /// How often links are looked after and the state is published.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Trouble that repeats is logged this often at most.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the loop keeps of a target, beside its place in the engine.
 pub(super) struct Served {
     pub(super) ports: PortSet,
     pub(super) pending: Pending,
+    /// What is parked of it; apart, as it is read while replies are held.
+    pub(super) pool: ParkedPool,
     /// It is on the list of targets that have something pending.
     pub(super) active: bool,
     /// Somebody waits to get it back: it takes no more requests.
@@ -47,6 +51,28 @@ pub(super) struct Served {
 impl Served {
     fn takes_requests(&self, port: usize) -> bool {
         self.leaving.is_none() && self.ports.contains(port)
+    }
+
+    /// Whether a request has to be parked before storage is even asked: behind another that keeps
+    /// its place, or since a reply to it could not be held.
+    fn must_wait(&mut self, request: &Request<'_>) -> bool {
+        if !self.pending.can_hold() {
+            self.pending.retry = true;
+            return true;
+        }
+        self.pending.ordered > 0 && request.is_ordered()
+    }
+
+    fn holding<'a>(&'a mut self, saving: Option<&'a mut Saving>) -> Holding<'a> {
+        Holding { pending: &mut self.pending, saving }
+    }
+
+    /// Parks a request; there has to be room for it.
+    fn park(&mut self, request: &Request<'_>, frame: &[u8], port: usize) {
+        if let Some(place) = self.pool.park(request, frame, port) {
+            self.pending.ordered += usize::from(place.ordered);
+            self.pending.parked.push_back(place);
+        }
     }
 }
 
@@ -100,14 +126,13 @@ pub struct Listener<L> {
     /// Targets with something pending. Others need no attention.
     pub(super) active: Vec<TargetId>,
     pub(super) ports: Vec<PortState<L>>,
-    pub(super) parked: ParkedPool,
     pub(super) saving: Option<Saving>,
     pub(super) candidates: Vec<Candidate>,
     pub(super) mailbox: Mailbox,
     pub(super) published: Arc<Mutex<Status>>,
     pub(super) waker: Waker,
     pub(super) next_check: Instant,
-    next_log: Instant,
+    pub(super) next_log: Instant,
     pub(super) idle: Idle,
     pub(super) stopping: bool,
 }
@@ -145,7 +170,6 @@ impl<L: Link> Listener<L> {
             served: Vec::new(),
             active: Vec::new(),
             ports,
-            parked: ParkedPool::new(),
             saving,
             candidates: Vec::new(),
             mailbox,
@@ -246,7 +270,7 @@ impl<L: Link> Listener<L> {
                 }
             }
         }
-        while let Some(claim) = self.serve(index) {
+        while let Some(claim) = self.serve(index, now) {
             self.hear(claim, index, now);
         }
         let port = &self.ports[index];
@@ -255,8 +279,8 @@ impl<L: Link> Listener<L> {
 
     /// Serves a port's burst: up to a frame that says who else has a target, which it tells, or up
     /// to one that there is no room for, which stays.
-    fn serve(&mut self, index: usize) -> Option<Claim> {
-        let Self { engine, served, active, ports, parked, saving, .. } = self;
+    fn serve(&mut self, index: usize, now: Instant) -> Option<Claim> {
+        let Self { engine, served, active, ports, saving, .. } = self;
         let PortState { receive, next, resume, out, .. } = &mut ports[index];
         let batch = receive.batch();
         let facts = out.facts(); // of the whole burst: they change only between turns
@@ -276,26 +300,25 @@ impl<L: Link> Listener<L> {
             while let Some(id) = addressee {
                 let Some(entry) = served.get_mut(id.0) else { break };
                 if entry.takes_requests(index) {
-                    if !out.has_room() || !entry.pending.has_room() || !parked.has_room() {
+                    if !out.has_room() {
                         return None;
                     }
-                    let ordered = request.is_ordered();
-                    let behind = ordered && entry.pending.ordered > 0;
-                    let holding = Holding { pending: &mut entry.pending, saving: saving.as_mut() };
-                    let outcome = if behind {
-                        Handled::Park
-                    } else {
-                        answer(engine, id, &request, index, out, holding)
-                    };
-                    if outcome == Handled::Park
-                        && let Some(place) = parked.park(frame, index, ordered)
-                    {
-                        entry.pending.parked.push_back(place);
-                        entry.pending.ordered += usize::from(ordered);
-                    }
-                    if !entry.active && !entry.pending.is_idle() {
-                        entry.active = true;
-                        active.push(id);
+                    match entry.pool.room(&request, frame.len(), now) {
+                        Room::Later => return None,
+                        Room::Never => {}
+                        Room::Present => {
+                            let saving = saving.as_mut();
+                            if entry.must_wait(&request)
+                                || answer(engine, id, &request, index, out, entry.holding(saving))
+                                    == Handled::Park
+                            {
+                                entry.park(&request, frame, index);
+                            }
+                            if !entry.active && !entry.pending.is_idle() {
+                                entry.active = true;
+                                active.push(id);
+                            }
+                        }
                     }
                 }
                 *resume = Some(id);

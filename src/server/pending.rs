@@ -1,18 +1,34 @@
 //! What has to wait: replies for storage to be durable, requests for storage to be ready.
 //!
-//! All room is taken at the start. When a table is full its target takes no more requests, and the
-//! loop stops receiving rather than drop one.
+//! Every target has room of its own, taken when it is added, so that one whose storage is stuck
+//! keeps no other waiting. A request that carries no data is kept in a short place, of which there
+//! are many; any other takes a place for a whole frame. The latter are address space and no memory
+//! until they are used: a disk's own queue holds four windows of writes before one has to wait here.
+//!
+//! When its places are full a target takes no more requests, and the loop stops receiving rather
+//! than drop one; but not for ever, see [`Room`].
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
+use crate::clock::Instant;
+use crate::engine::Request;
 use crate::link::FRAME_CAPACITY;
-use crate::protocol::MIN_FRAME_LEN;
+use crate::protocol::{Command, MIN_FRAME_LEN};
 use crate::storage::Ticket;
 
 /// Replies of one target that may wait, in each queue: 16 Linux initiators with 64 frames each.
 const HELD_MAX: usize = 1024;
-/// Requests of all targets that may wait: four full windows of Linux initiators.
-const PARKED_MAX: usize = 256;
+/// What is kept of a request without data; a READ is 36 octets.
+const SHORT_CAPACITY: usize = 64;
+/// Initiators that may have all in flight that they may, without data.
+const SHORT_WINDOWS: usize = 16;
+/// Initiators that may have all in flight that they may, full frames.
+const LONG_WINDOWS: usize = 4;
+/// The most that a configuration lets initiators have in flight.
+const WINDOW_MAX: u16 = 1024;
+/// How long requests to a target with no room, and all behind them, wait for it to get on.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A finished reply that may leave when storage has reached its ticket. Replies of this kind carry
 /// no data, so that all have the shortest length.
@@ -58,51 +74,165 @@ impl HeldQueue {
     }
 }
 
-/// A request that waits, by its place in the pool.
+/// A request that waits, by its place.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Parked {
     slot: usize,
+    len: usize,
     pub(super) port: usize,
     /// It keeps its place among writes.
     pub(super) ordered: bool,
 }
 
-/// Copies of requests that wait, for all targets of a loop.
-pub(super) struct ParkedPool {
-    frames: Vec<[u8; FRAME_CAPACITY]>,
-    lens: Vec<usize>,
-    free: Vec<usize>,
+/// Whether a request may be put to a target that may have to keep it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// It may.
+    Present,
+    /// Not now: it stays where it is, and all that came after it on its link.
+    Later,
+    /// All places are taken, and none has become free for a second: it is dropped for this target.
+    /// So many requests to a disk that does not answer are repetitions, or come from more initiators
+    /// than there is room for, who will repeat them.
+    Never,
 }
 
-impl ParkedPool {
-    pub(super) fn new() -> Self {
-        Self {
-            frames: vec![[0; FRAME_CAPACITY]; PARKED_MAX],
-            lens: vec![0; PARKED_MAX],
-            free: (0..PARKED_MAX).collect(),
+/// Places of one size.
+struct Places<const CAPACITY: usize> {
+    /// All of them, one behind the other.
+    octets: Vec<u8>,
+    free: Vec<usize>,
+    /// A request has waited for one to become free since then.
+    full_since: Option<Instant>,
+}
+
+impl<const CAPACITY: usize> Places<CAPACITY> {
+    fn new(count: usize) -> Self {
+        // Zeros come from the system as pages that take no memory before they are written to; of
+        // arrays they would be written. The place that was used last is used next, so that few are.
+        let octets = vec![0; count * CAPACITY];
+        Self { octets, free: (0..count).rev().collect(), full_since: None }
+    }
+
+    fn count(&self) -> usize {
+        self.octets.len() / CAPACITY
+    }
+
+    fn grow(&mut self, count: usize) {
+        let before = self.count();
+        if count > before {
+            self.octets.resize(count * CAPACITY, 0);
+            self.free.reserve(count);
+            self.free.extend((before..count).rev());
         }
     }
 
-    pub(super) fn has_room(&self) -> bool {
-        !self.free.is_empty()
+    fn octets(&self, slot: usize, len: usize) -> &[u8] {
+        &self.octets[slot * CAPACITY..][..len]
     }
 
-    /// Keeps a copy of `frame`; `None` when the pool is full.
-    pub(super) fn park(&mut self, frame: &[u8], port: usize, ordered: bool) -> Option<Parked> {
+    fn room(&mut self, now: Instant) -> Room {
+        if !self.free.is_empty() {
+            return Room::Present;
+        }
+        let since = *self.full_since.get_or_insert(now);
+        if now.since(since) < PATIENCE { Room::Later } else { Room::Never }
+    }
+
+    /// Keeps a copy of `octets`, which fit; tells where, unless all places are taken.
+    fn put(&mut self, octets: &[u8]) -> Option<usize> {
         let slot = self.free.pop()?;
-        let len = frame.len().min(FRAME_CAPACITY);
-        self.frames[slot][..len].copy_from_slice(&frame[..len]);
-        self.lens[slot] = len;
-        Some(Parked { slot, port, ordered })
+        self.octets[slot * CAPACITY..][..octets.len()].copy_from_slice(octets);
+        Some(slot)
+    }
+
+    fn release(&mut self, slot: usize) {
+        self.free.push(slot);
+        self.full_since = None;
+    }
+}
+
+/// Copies of the requests of one target that wait.
+pub(super) struct ParkedPool {
+    short: Places<SHORT_CAPACITY>,
+    long: Places<FRAME_CAPACITY>,
+    /// Requests that were dropped since there was no room for them, and how many the log knows of.
+    pub(super) dropped: u64,
+    pub(super) dropped_logged: u64,
+}
+
+impl ParkedPool {
+    /// Room for a target that has `buffer_count` frames in flight with each initiator.
+    pub(super) fn new(buffer_count: u16) -> Self {
+        let window = usize::from(buffer_count.min(WINDOW_MAX));
+        Self {
+            short: Places::new(SHORT_WINDOWS * window),
+            long: Places::new(LONG_WINDOWS * window),
+            dropped: 0,
+            dropped_logged: 0,
+        }
+    }
+
+    /// Makes room for a larger `buffer_count`; for a smaller one it stays.
+    pub(super) fn grow(&mut self, buffer_count: u16) {
+        let window = usize::from(buffer_count.min(WINDOW_MAX));
+        self.short.grow(SHORT_WINDOWS * window);
+        self.long.grow(LONG_WINDOWS * window);
+    }
+
+    /// How many requests can wait.
+    pub(super) fn capacity(&self) -> usize {
+        self.short.count() + self.long.count()
+    }
+
+    /// Whether there is room for a request that may have to be parked, of `len` octets.
+    pub(super) fn room(&mut self, request: &Request<'_>, len: usize, now: Instant) -> Room {
+        if !self.short.free.is_empty() && !self.long.free.is_empty() {
+            return Room::Present;
+        }
+        let short = octets_to_keep(request, len) <= SHORT_CAPACITY;
+        let room = if short { self.short.room(now) } else { self.long.room(now) };
+        self.dropped += u64::from(room == Room::Never);
+        room
+    }
+
+    /// Keeps a copy of a request; `None` when there is no room for it.
+    pub(super) fn park(
+        &mut self,
+        request: &Request<'_>,
+        frame: &[u8],
+        port: usize,
+    ) -> Option<Parked> {
+        let octets = &frame[..octets_to_keep(request, frame.len())];
+        let len = octets.len();
+        let slot =
+            if len <= SHORT_CAPACITY { self.short.put(octets) } else { self.long.put(octets) };
+        slot.map(|slot| Parked { slot, len, port, ordered: request.is_ordered() })
     }
 
     pub(super) fn frame(&self, parked: Parked) -> &[u8] {
-        &self.frames[parked.slot][..self.lens[parked.slot]]
+        let Parked { slot, len, .. } = parked;
+        if len <= SHORT_CAPACITY {
+            self.short.octets(slot, len)
+        } else {
+            self.long.octets(slot, len)
+        }
     }
 
     pub(super) fn release(&mut self, parked: Parked) {
-        self.free.push(parked.slot);
+        if parked.len <= SHORT_CAPACITY {
+            self.short.release(parked.slot);
+        } else {
+            self.long.release(parked.slot);
+        }
     }
+}
+
+/// How many octets of a frame have to be kept to answer it later: what follows the registers of a
+/// command that takes no data means nothing. (Linux probes a path with READs as long as WRITEs.)
+fn octets_to_keep(request: &Request<'_>, len: usize) -> usize {
+    let takes_data = request.frame.header.command() != Command::ATA || request.is_ordered();
+    len.min(if takes_data { FRAME_CAPACITY } else { SHORT_CAPACITY })
 }
 
 /// What one target has waiting.
@@ -123,15 +253,21 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    pub(super) fn new() -> Self {
+    /// Room for `parked` requests.
+    pub(super) fn new(parked: usize) -> Self {
         Self {
             applied: HeldQueue::new(),
             durable: HeldQueue::new(),
-            parked: VecDeque::with_capacity(PARKED_MAX),
+            parked: VecDeque::with_capacity(parked),
             ordered: 0,
             retry: false,
             saving: false,
         }
+    }
+
+    /// Makes room for `parked` requests, if there is less.
+    pub(super) fn grow(&mut self, parked: usize) {
+        self.parked.reserve(parked.saturating_sub(self.parked.len()));
     }
 
     /// Whether nothing waits.
@@ -140,7 +276,7 @@ impl Pending {
     }
 
     /// Whether another reply can be held, of either kind.
-    pub(super) fn has_room(&self) -> bool {
+    pub(super) fn can_hold(&self) -> bool {
         !self.applied.is_full() && !self.durable.is_full()
     }
 }

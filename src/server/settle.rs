@@ -1,8 +1,8 @@
 //! Settling what waited: replies whose ticket is reached, requests worth trying again, settings
 //! that were saved.
 
-use super::listener::{Backend, Handled, Holding, Listener, answer};
-use super::pending::{HeldQueue, ParkedPool, Pending};
+use super::listener::{Backend, Handled, Holding, Listener, Served, answer};
+use super::pending::HeldQueue;
 use super::port::PortState;
 use crate::engine::{Engine, Export, TargetId, fail_reply, refuse_reply};
 use crate::link::Link;
@@ -34,17 +34,21 @@ impl<L: Link> Listener<L> {
     }
 
     fn settle_target(&mut self, id: TargetId) -> bool {
-        let Self { engine, served, ports, parked, saving, .. } = self;
+        let Self { engine, served, ports, saving, .. } = self;
         let Some(Export { storage, .. }) = engine.export_mut(id) else { return false };
-        let pending = &mut served[id.0].pending;
+        let entry = &mut served[id.0];
+        let pending = &mut entry.pending;
         let progress = storage.progress();
         let (applied, durable) = (storage.applied(), storage.durable());
         // `applied` first: outcomes are asked for in the order of tickets.
         let mut busy = progress;
         busy |= release_held(&mut pending.applied, applied, storage, ports);
         busy |= release_held(&mut pending.durable, durable, storage, ports);
-        if std::mem::take(&mut pending.retry) || progress {
-            busy |= retry_parked(engine, id, pending, parked, ports, saving.as_mut());
+        pending.retry |= progress;
+        // Without room to hold a reply none of them could be answered.
+        if pending.retry && pending.can_hold() {
+            pending.retry = false;
+            busy |= retry_parked(engine, id, entry, ports, saving.as_mut());
         }
         busy
     }
@@ -111,11 +115,11 @@ fn release_held<L: Link>(
 fn retry_parked<L: Link>(
     engine: &mut Engine<Vec<Export<Backend>>>,
     id: TargetId,
-    pending: &mut Pending,
-    parked: &mut ParkedPool,
+    entry: &mut Served,
     ports: &mut [PortState<L>],
     mut saving: Option<&mut Saving>,
 ) -> bool {
+    let Served { pending, pool, .. } = entry;
     let mut busy = false;
     let mut ordered_waits = false;
     for _ in 0..pending.parked.len() {
@@ -124,11 +128,11 @@ fn retry_parked<L: Link>(
         let out = &mut ports[place.port].out;
         let outcome = if place.ordered && ordered_waits {
             Handled::Park
-        } else if !out.has_room() || !pending.has_room() {
+        } else if !out.has_room() || !pending.can_hold() {
             // Storage has said what it had to say: nobody else would ask for another try.
             pending.retry = true;
             Handled::Park
-        } else if let Some(request) = engine.accept(parked.frame(place), facts) {
+        } else if let Some(request) = engine.accept(pool.frame(place), facts) {
             let saving = saving.as_deref_mut();
             answer(engine, id, &request, place.port, out, Holding { pending, saving })
         } else {
@@ -141,7 +145,7 @@ fn retry_parked<L: Link>(
             }
             Handled::Done => {
                 pending.ordered -= usize::from(place.ordered);
-                parked.release(place);
+                pool.release(place);
                 busy = true;
             }
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::control::{Answer, Control, LoopEnded, Status};
 use super::idle::Idle;
-use super::links::{LiveOptions, open_link};
+use super::links::{LiveOptions, open_link, receive_buffer_bytes};
 use super::listener::{Backend, Listener};
 use super::probe::{Admission, PortSet};
 use super::state::{SettingsSaver, StateDirectory, StateError};
@@ -121,12 +121,9 @@ impl Server {
         let server = &config.server;
         let state = Arc::new(StateDirectory::open(&server.state_dir)?);
         let journal = server.journal.as_ref().map(open_journal).transpose()?;
-        let options = LiveOptions {
-            promiscuous: server.promiscuous,
-            receive_buffer_bytes: receive_buffer_bytes(server, targets),
-        };
         let mut links = Vec::new();
         for name in &server.interfaces {
+            let options = live_options(server, name, targets);
             links.push((name.clone(), open_link(server.link, name, &options)?));
         }
         let os = |action| move |source| ServerError::Os { action, source };
@@ -389,18 +386,15 @@ fn idle(config: &ServerConfig) -> Idle {
     }
 }
 
-/// What the kernel may hold of frames that nobody has fetched: every window of four initiators of
-/// every target, at the 32 KiB that a full jumbo frame takes of its memory.
-fn receive_buffer_bytes(config: &ServerConfig, targets: &[TargetConfig]) -> usize {
-    const FRAME_BYTES: usize = 32 << 10;
-    const INITIATORS: usize = 4;
-    const LEAST: usize = 8 << 20;
-    const MOST: usize = 256 << 20;
-    if let Some(bytes) = config.receive_buffer {
-        return usize::try_from(bytes).unwrap_or(MOST);
+/// How to open the interface called `name`, with `targets` to be served.
+fn live_options(config: &ServerConfig, name: &str, targets: &[TargetConfig]) -> LiveOptions {
+    let on_it = targets.iter().filter(|target| target.is_on(name));
+    let needed = || receive_buffer_bytes(config.link, on_it.map(|target| target.buffer_count));
+    let configured = config.receive_buffer.and_then(|bytes| usize::try_from(bytes).ok());
+    LiveOptions {
+        promiscuous: config.promiscuous,
+        receive_buffer_bytes: configured.unwrap_or_else(needed),
     }
-    let frames: usize = targets.iter().map(|target| usize::from(target.buffer_count)).sum();
-    (frames * INITIATORS * FRAME_BYTES).clamp(LEAST, MOST)
 }
 
 #[cfg(test)]

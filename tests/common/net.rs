@@ -115,6 +115,61 @@ impl TestNet {
     }
 }
 
+/// A switch with a socket for the server and one for each of several stations.
+pub(crate) struct Switch {
+    /// The cable of the server, whose end `a` is its interface.
+    pub(crate) net: TestNet,
+    /// The interfaces of the stations, and their addresses.
+    pub(crate) stations: Vec<(String, MacAddr)>,
+}
+
+impl Switch {
+    /// A switch in a network namespace of its own; `None` as for [`TestNet::new`].
+    pub(crate) fn new(mtu: usize, stations: u8) -> Option<Self> {
+        let net = TestNet::new(mtu)?;
+        // Nobody speaks but who is told to.
+        ip(&format!("link add aoe-br mtu {mtu} type bridge mcast_snooping 0"));
+        ip(&format!("link set {} master aoe-br", net.b));
+        let station = |index| {
+            let (name, mac) = (format!("aoe-s{index}"), MacAddr([0x02, 0xae, 0, 0, 1, index]));
+            ip(&format!(
+                "link add {name} mtu {mtu} address {mac} type veth peer name aoe-p{index} mtu {mtu}"
+            ));
+            ip(&format!("link set aoe-p{index} master aoe-br up"));
+            ip(&format!("link set {name} up"));
+            (name, mac)
+        };
+        let stations: Vec<_> = (0..stations).map(station).collect();
+        ip("link set aoe-br up");
+        for (name, _) in &stations {
+            wait_until_up(name);
+        }
+        Some(Self { net, stations })
+    }
+
+    /// Puts another interface of the server on the switch; tells its name and address.
+    pub(crate) fn add_interface(&self, mtu: usize) -> (&'static str, MacAddr) {
+        let (name, mac) = ("aoe-c", MacAddr([0x02, 0xae, 0, 0, 0, 0x1c]));
+        ip(&format!(
+            "link add {name} mtu {mtu} address {mac} type veth peer name aoe-pc mtu {mtu}"
+        ));
+        ip("link set aoe-pc master aoe-br up");
+        ip(&format!("link set {name} up"));
+        wait_until_up(name);
+        (name, mac)
+    }
+}
+
+/// What the kernel has counted for an interface of the thread's namespace: frames received, and
+/// frames dropped on the way in and on the way out.
+pub(crate) fn interface_counters(name: &str) -> (u64, u64, u64) {
+    let table = std::fs::read_to_string("/proc/thread-self/net/dev").expect("Linux has it");
+    let line = table.lines().find_map(|line| line.trim_start().strip_prefix(&format!("{name}:")));
+    let numbers = line.expect("the interface is listed").split_whitespace();
+    let numbers: Vec<u64> = numbers.map(|number| number.parse().expect("a number")).collect();
+    (numbers[1], numbers[3], numbers[11])
+}
+
 /// Runs the command `ip`, in the thread's network namespace, with `args` separated by spaces.
 pub(crate) fn ip(args: &str) {
     if let Err(error) = try_ip(args) {

@@ -333,7 +333,7 @@ impl Loop {
         probe: Duration,
     ) -> Receiver<Answer> {
         let profile =
-            TargetProfile { address, buffer_count: 16, durability, allow: MacList::new() };
+            TargetProfile { address, buffer_count: 64, durability, allow: MacList::new() };
         let target = Target::new(profile, Settings::default());
         let storage: Backend = Box::new(disk.clone());
         self.control.add(Export { target, storage }, PortSet::ALL, probe).unwrap()

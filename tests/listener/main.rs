@@ -15,4 +15,5 @@ mod idle;
 mod order;
 mod room;
 mod settings;
+mod stuck;
 mod targets;

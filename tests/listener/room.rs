@@ -36,19 +36,19 @@ fn more_requests_than_can_be_parked_wait_on_the_wire_and_none_is_lost() {
     server.serve(TARGET, &cold);
     server.serve(Address::new(7, 4), &hot);
     cold.script().hold_reads = true;
-    for tag in 0..600 {
+    for tag in 0..1_400 {
         server.send(&read(TARGET, u64::from(tag), tag));
     }
-    server.send(&read(Address::new(7, 4), 0, 1_000));
+    server.send(&read(Address::new(7, 4), 0, 2_000));
     server.turns(60);
     assert_once(&server.replies(), []);
     let asked = cold.script().reads;
-    assert!(asked >= 256, "{asked}");
+    assert_eq!(asked, 1_024, "sixteen windows are parked");
     server.turns(10);
     assert_eq!(cold.script().reads, asked, "nobody asks again without news");
     cold.script().release();
     server.turns(60);
-    assert_once(&server.replies(), (0..600).chain([1_000]));
+    assert_once(&server.replies(), (0..1_400).chain([2_000]));
     assert!(server.listener.is_idle());
 }
 
@@ -135,6 +135,29 @@ fn parked_writes_are_tried_again_when_only_the_held_queue_was_in_their_way() {
     server.turns(100);
     assert_once(&server.replies(), 1..=1_300);
     assert_eq!(disk.script().taken, (1..=1_300).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_turn_does_nothing_for_targets_that_nothing_waits_for() {
+    const TURNS: u64 = 5_000;
+    let (mut server, busy, idle) = (Loop::new(), Disk::new(), Disk::new());
+    server.serve(TARGET, &busy);
+    for index in 100..100 + MANY {
+        server.serve(number(index), &idle);
+    }
+    // Something waits at the one, turn after turn.
+    busy.script().hold_reads = true;
+    server.send(&read(TARGET, 0, 1));
+    let (before, others) = (busy.script().looks, idle.script().looks);
+    for tag in 0..TURNS as u32 {
+        server.send(&write(TARGET, 1, tag));
+        server.turn();
+        server.replies();
+    }
+    assert!(busy.script().looks - before >= TURNS);
+    // Half a second has passed: they are looked after a few times, and not every turn.
+    let looks = idle.script().looks - others;
+    assert!(looks <= 6 * u64::from(MANY), "{looks} looks at {MANY} targets in {TURNS} turns");
 }
 
 #[test]

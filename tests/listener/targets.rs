@@ -349,3 +349,29 @@ fn the_published_state_tells_what_waits() {
     assert_eq!(&*status.links[0].name, "port0");
     assert_eq!(status.targets[0].address, TARGET);
 }
+
+#[test]
+fn a_disk_that_does_not_answer_is_logged_once_a_second_at_most_and_by_its_name() {
+    listen_to_the_log();
+    // An address that no other test here has.
+    let address = Address::new(77, 7);
+    let (mut server, disk) = (Loop::new(), Disk::new());
+    server.serve(address, &disk);
+    disk.script().hold_writes = true;
+    for tag in 0..300 {
+        server.send(&write(address, u64::from(tag), tag));
+    }
+    server.turns(9_000);
+    assert_eq!(logged("e77.7: its disk"), 0, "it still has a moment");
+    server.turns(4_000);
+    let told =
+        "e77.7: its disk does not answer: 256 requests wait for it, and 44 more were dropped";
+    assert_eq!(logged(told), 1);
+    server.turns(20_000);
+    assert_eq!(logged("e77.7: its disk"), 1, "nothing more was dropped");
+    for tag in 300..310 {
+        server.send(&write(address, u64::from(tag), tag));
+        server.turns(1_000);
+    }
+    assert_eq!(logged("e77.7: its disk"), 2);
+}

@@ -381,7 +381,8 @@ impl Station {
         self.send(frames)?;
         let mut answers = Vec::new();
         let came = self.gather(&mut answers, tag_zero, |answers| answers.len() >= expected);
-        ensure!(came, "{} of {expected} answers came: {answers:02x?}", answers.len());
+        let shown = &answers[..answers.len().min(8)];
+        ensure!(came, "{} of {expected} answers came: {shown:02x?}", answers.len());
         let mut guard = self.config(0, b"").at(GUARD.0, GUARD.1);
         guard.tag += 0x1000_0000;
         self.send(&[guard.octets()])?;
