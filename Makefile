@@ -30,8 +30,8 @@ bench: ## Run the benchmarks
 instructions: ## Count the instructions of a frame; ACCEPT=1 takes changed counts on
 	@scripts/instructions
 
-compare: ## Measure against vblade, side by side
-	@benches/compare.sh
+compare: ## Measure against vblade and the limit of the wire; scripts/compare --help
+	@scripts/compare
 
 fuzz: ## Fuzz each parser for a minute; needs cargo-fuzz
 	@scripts/fuzz

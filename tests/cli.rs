@@ -407,6 +407,10 @@ fn bench_measures_and_its_numbers_fit_together() {
     let [min, p50, max] = ["min", "p50", "max"].map(|key| latency[key].as_f64().unwrap());
     assert!(0.0 < min && min <= p50 && p50 <= max, "{latency}");
     assert_eq!(report["write_latency_us"], Value::Null);
+    let steps = latency["histogram_us"].as_array().unwrap();
+    assert_eq!(steps.iter().map(|step| step[1].as_u64().unwrap()).sum::<u64>(), 200);
+    let last = steps.last().unwrap()[0].as_f64().unwrap();
+    assert!((last / max - 1.0).abs() < 0.01, "{last} is not {max}");
     let per_second = report["requests_per_second"].as_f64().unwrap();
     let expected = 200.0 / report["seconds"].as_f64().unwrap();
     assert!((per_second / expected - 1.0).abs() < 0.01, "{per_second} is not {expected}");
@@ -417,6 +421,10 @@ fn bench_measures_and_its_numbers_fit_together() {
     let report = objects(&ended(&command(&format!("{mixed} --destroy --json")), 0).0).remove(0);
     let [reads, writes] = ["reads", "writes"].map(|key| report[key].as_u64().unwrap());
     assert!(reads > 50 && writes > 50 && reads + writes == 300, "{reads} and {writes}");
+    let both = "bench -i aoe-b e1.0 e1.1 --count 200 --depth 8 --json";
+    let report = objects(&ended(&command(both), 0).0).remove(0);
+    assert_eq!((&report["reads"], &report["target"]), (&200.into(), &"e1.0, e1.1".into()));
+    ended(&command("bench -i aoe-b e1.0 e1.0 --count 1"), 2);
     let (stdout, _) = ended(&command("bench -i aoe-b e1.0 --seconds 0.2"), 0);
     assert!(stdout.contains("requests/s") && stdout.contains("0 errors"), "{stdout}");
 

@@ -616,6 +616,40 @@ fn load_does_what_it_is_asked_and_verifies() {
 }
 
 #[test]
+fn load_is_spread_over_several_targets_alike() {
+    let addresses = [TARGET, Address::new(7, 4), Address::new(8, 0)];
+    let targets = addresses.map(|address| ScriptedTarget::new(address, 256));
+    let (segment, mut client) = client(targets.into());
+    segment.borrow_mut().targets[1].buffer_count = 3;
+    let disks = addresses.map(|address| client.open(address).unwrap());
+    for order in [Order::Sequential, Order::Random] {
+        let before: Vec<u64> =
+            segment.borrow().targets.iter().map(|target| target.answered).collect();
+        let load = Load {
+            disk: &disks[0],
+            depth: 8,
+            sectors: 2,
+            write_percent: 50,
+            order,
+            lba: Lba(16),
+            count: Sectors(101),
+            duration: Duration::from_mins(10),
+            requests: 9_000,
+            seed: 3,
+            verify: true,
+        };
+        let report = client.load_over(&load, &disks[1..], &mut Tally::default()).unwrap();
+        assert_eq!((report.reads + report.writes, report.window), (9_000, 3));
+        assert!(report.verified > 3_000, "{report:?}");
+        assert_eq!((report.errors, report.unanswered, report.mismatches), (0, 0, 0));
+        for (target, before) in segment.borrow().targets.iter().zip(before) {
+            let answered = target.answered - before;
+            assert!((2_800..3_200).contains(&answered), "{}: {answered}", target.address);
+        }
+    }
+}
+
+#[test]
 fn load_notices_a_write_that_was_acknowledged_and_lost() {
     let (segment, mut client) = client(vec![ScriptedTarget::new(TARGET, 64)]);
     segment.borrow_mut().targets[0].forgets = Some(40);

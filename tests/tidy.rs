@@ -44,6 +44,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 /// Files that may say `unsafe`, by how their paths start.
 const UNSAFE_ALLOWED: &[&str] = &[
+    "benches/compare/answerer.rs",
     "examples/",
     "src/link/af_packet.rs",
     "src/link/interface.rs",

@@ -1,5 +1,6 @@
 //! `bench`: how much a target can do.
 
+use std::collections::BTreeSet;
 use std::format;
 use std::io::Write;
 use std::process::ExitCode;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use hdrhistogram::Histogram;
 use serde_json::json;
 
@@ -32,10 +34,10 @@ const BAR: u64 = 40;
 pub(super) struct BenchCmd {
     #[command(flatten)]
     link: LinkArgs,
-    /// The target, for example e7.3
-    #[arg(value_parser = parse_target)]
-    target: Address,
-    /// Requests in flight; never more than the target can hold
+    /// The target, for example e7.3; or several, which share the load
+    #[arg(required = true, value_parser = parse_target)]
+    target: Vec<Address>,
+    /// Requests in flight in all; never more than each target can hold
     #[arg(long, value_name = "COUNT", default_value_t = 16)]
     depth: usize,
     /// Sectors of each request; a full frame when missing
@@ -113,41 +115,28 @@ impl BenchCmd {
         anyhow::ensure!(
             self.write_percent == 0 || self.destroy,
             "writes would destroy what is on {}; add --destroy if that is meant",
-            self.target
+            self.names()
         );
-        let duration = Duration::try_from_secs_f64(self.seconds)?;
+        let different: BTreeSet<_> = self.target.iter().map(|at| (at.shelf, at.slot)).collect();
+        anyhow::ensure!(different.len() == self.target.len(), "a target stands there twice");
         let mut client = self.link.client(Duration::from_secs(5))?;
         client.set_spin(Duration::from_micros(self.spin_us));
-        let disk = match client.open(self.target) {
-            Ok(disk) => disk,
+        let disks: Result<Vec<_>, _> =
+            self.target.iter().map(|target| client.open(*target)).collect();
+        let disks = match disks {
+            Ok(disks) => disks,
             Err(error) => return self.link.conclude(Err(error)),
         };
         if self.write_percent > 0 {
-            one_disk_only(&mut client, &disk)?;
+            for disk in &disks {
+                one_disk_only(&mut client, disk)?;
+            }
         }
-        let sectors = self.sectors.unwrap_or(disk.sectors_per_frame);
-        anyhow::ensure!(
-            sectors <= disk.sectors_per_frame,
-            "{} takes {} sectors a frame at most over this interface, not {sectors}",
-            self.target,
-            disk.sectors_per_frame
-        );
-        let load = Load {
-            disk: &disk,
-            depth: self.depth,
-            sectors,
-            write_percent: self.write_percent,
-            order: if self.sequential { Order::Sequential } else { Order::Random },
-            lba: Lba(self.offset),
-            count: self.length.map_or(Sectors(disk.size().0.saturating_sub(self.offset)), Sectors),
-            duration,
-            requests: self.count.unwrap_or(u64::MAX),
-            seed: self.seed,
-            verify: self.verify,
-        };
+        let load = self.load(&disks)?;
+        let others = disks.get(1..).unwrap_or_default();
         let mut latencies = Latencies::new(interrupted()?)?;
         let dropped = client.link_counters().dropped;
-        let report = match client.load(&load, &mut latencies) {
+        let report = match client.load_over(&load, others, &mut latencies) {
             Ok(report) => report,
             Err(error) => return self.link.conclude(Err(error)),
         };
@@ -155,10 +144,42 @@ impl BenchCmd {
         if self.json {
             writeln!(out, "{}", self.json(&load, &report, &latencies, dropped))?;
         } else {
-            self.text(&disk, &load, &report, &latencies, dropped, out)?;
+            self.text(&load, &report, &latencies, dropped, out)?;
         }
         let clean = report.errors + report.unanswered + report.mismatches == 0;
         Ok(ExitCode::from(u8::from(!clean)))
+    }
+
+    /// What is asked of the first of `disks`, and of the others alike.
+    fn load<'d>(&self, disks: &'d [Disk]) -> anyhow::Result<Load<'d>> {
+        let disk = disks.first().context("there is no target")?;
+        let most = disks.iter().map(|disk| disk.sectors_per_frame).min().unwrap_or(1);
+        let sectors = self.sectors.unwrap_or(most);
+        anyhow::ensure!(
+            sectors <= most,
+            "{} takes {most} sectors a frame at most over this interface, not {sectors}",
+            self.names(),
+        );
+        let size = disks.iter().map(|disk| disk.size().0).min().unwrap_or(0);
+        Ok(Load {
+            disk,
+            depth: self.depth,
+            sectors,
+            write_percent: self.write_percent,
+            order: if self.sequential { Order::Sequential } else { Order::Random },
+            lba: Lba(self.offset),
+            count: self.length.map_or(Sectors(size.saturating_sub(self.offset)), Sectors),
+            duration: Duration::try_from_secs_f64(self.seconds)?,
+            requests: self.count.unwrap_or(u64::MAX),
+            seed: self.seed,
+            verify: self.verify,
+        })
+    }
+
+    /// The targets, with commas between them.
+    fn names(&self) -> String {
+        let names: Vec<_> = self.target.iter().map(|target| format!("{target}")).collect();
+        names.join(", ")
     }
 
     fn json(
@@ -169,8 +190,8 @@ impl BenchCmd {
         dropped: u64,
     ) -> serde_json::Value {
         json!({
-            "target": format!("{}", self.target),
-            "depth": load.disk.window(load.depth),
+            "target": self.names(),
+            "depth": report.window,
             "sectors": load.sectors,
             "write_percent": load.write_percent,
             "order": if self.sequential { "sequential" } else { "random" },
@@ -178,6 +199,8 @@ impl BenchCmd {
             "reads": report.reads,
             "writes": report.writes,
             "requests_per_second": report.per_second(),
+            "reads_per_second": rate(report.reads, report),
+            "writes_per_second": rate(report.writes, report),
             "octets_per_second": report.octets_per_second(),
             "octets_read": report.octets_read,
             "octets_written": report.octets_written,
@@ -195,7 +218,6 @@ impl BenchCmd {
 
     fn text(
         &self,
-        disk: &Disk,
         load: &Load<'_>,
         report: &LoadReport,
         latencies: &Latencies,
@@ -206,11 +228,11 @@ impl BenchCmd {
         writeln!(
             out,
             "{} at {}: {} {order}, {} sectors a request, {} in flight, {} % writes",
-            self.target,
-            disk.mac,
+            self.names(),
+            load.disk.mac,
             size(load.count),
             load.sectors,
-            disk.window(load.depth),
+            report.window,
             load.write_percent
         )?;
         let rate = report.octets_per_second() / 1e6;
@@ -255,6 +277,15 @@ impl Latencies {
     }
 }
 
+/// How many of `count` there were in a second.
+fn rate(count: u64, report: &LoadReport) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "2^53 requests take centuries")]
+    let count = count as f64;
+    count / report.elapsed.as_secs_f64().max(f64::MIN_POSITIVE)
+}
+
+/// The percentiles, and all that was recorded: pairs of the largest latency that counts as one of
+/// its kind, and how many there were.
 fn json_latency(latencies: &Histogram<u64>) -> serde_json::Value {
     if latencies.is_empty() {
         return serde_json::Value::Null;
@@ -266,6 +297,13 @@ fn json_latency(latencies: &Histogram<u64>) -> serde_json::Value {
         let nanos = latencies.value_at_percentile(percent);
         value.insert(name.into(), json!(micros(Duration::from_nanos(nanos))));
     }
+    let steps = latencies.iter_recorded().map(|step| {
+        let upper = latencies.highest_equivalent(step.value_iterated_to());
+        #[expect(clippy::cast_precision_loss, reason = "2^53 nanoseconds are months")]
+        let upper = upper as f64 / 1e3;
+        json!([upper, step.count_since_last_iteration()])
+    });
+    value.insert("histogram_us".into(), steps.collect());
     value.into()
 }
 

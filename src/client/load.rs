@@ -82,6 +82,8 @@ pub trait Recorder {
 /// What a load generator did.
 #[derive(Debug, Default)]
 pub struct LoadReport {
+    /// How many requests could be in flight.
+    pub window: usize,
     /// From the first request to the last answer.
     pub elapsed: Duration,
     /// Reads that succeeded.
@@ -133,9 +135,28 @@ impl Client {
         load: &Load<'_>,
         recorder: &mut R,
     ) -> Result<LoadReport, ClientError> {
+        self.load_over(load, &[], recorder)
+    }
+
+    /// Generates `load` over its disk and `others` alike: the same sectors of each are used, and
+    /// what may be in flight is shared by all.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn load_over<R: Recorder>(
+        &mut self,
+        load: &Load<'_>,
+        others: &[Disk],
+        recorder: &mut R,
+    ) -> Result<LoadReport, ClientError> {
+        let mut sectors = load.sectors.clamp(1, load.disk.sectors_per_frame);
         load.disk.contains(load.lba, load.count)?;
-        let sectors = load.sectors.clamp(1, load.disk.sectors_per_frame);
-        let units = load.count.0 / u64::from(sectors);
+        for disk in others {
+            disk.contains(load.lba, load.count)?;
+            sectors = sectors.min(disk.sectors_per_frame);
+        }
+        let disks = others.len() as u64 + 1;
+        let units = (load.count.0 / u64::from(sectors)).saturating_mul(disks);
         if units == 0 {
             let (address, size) = (load.disk.address, load.count);
             let count = Sectors(sectors.into());
@@ -144,14 +165,18 @@ impl Client {
         if load.verify && units > MOST_UNITS {
             return Err(ClientError::TooManyToVerify { units, most: MOST_UNITS });
         }
-        self.begin(load.disk.window(load.depth))?;
+        // So many may come to be in flight at one of them.
+        let window = others.iter().fold(load.disk.window(load.depth), |least, d| d.window(least));
+        self.begin(window)?;
         let before = self.initiator.counters().retransmissions;
         let started = clock::now();
-        let mut generator = Generator::new(load, sectors, units, started, recorder);
+        let mut generator = Generator::new(load, others, units, started, recorder);
+        (generator.sectors, generator.window) = (sectors, window);
         while !generator.stopped || self.initiator.in_flight() > 0 {
             self.turn(&mut generator, None)?;
         }
         let Generator { mut report, last_answer, .. } = generator;
+        report.window = window;
         report.elapsed = last_answer.since(started);
         report.retransmissions = self.initiator.counters().retransmissions - before;
         Ok(report)
@@ -170,7 +195,10 @@ struct Pending {
 
 struct Generator<'l, R> {
     load: &'l Load<'l>,
+    others: &'l [Disk],
     sectors: u8,
+    window: usize,
+    /// Places of a request, those of all disks in turn.
     units: u64,
     chance: Chance,
     /// What tells stamps of this run from those of others.
@@ -193,7 +221,7 @@ struct Generator<'l, R> {
 impl<'l, R: Recorder> Generator<'l, R> {
     fn new(
         load: &'l Load<'l>,
-        sectors: u8,
+        others: &'l [Disk],
         units: u64,
         started: Instant,
         recorder: &'l mut R,
@@ -202,7 +230,9 @@ impl<'l, R: Recorder> Generator<'l, R> {
         let remembered = if load.verify { usize::try_from(units).unwrap_or(0) } else { 0 };
         Self {
             load,
-            sectors,
+            others,
+            sectors: 1,
+            window: 1,
             units,
             // Runs with the same seed ask the same, but their stamps differ.
             run: chance.half() ^ Chance(clock::unix_micros()).half(),
@@ -221,14 +251,30 @@ impl<'l, R: Recorder> Generator<'l, R> {
         }
     }
 
+    /// The disk that a place is on, and which of the disk's places it is.
+    fn place(&self, unit: u64) -> (&'l Disk, u64) {
+        // Dividing takes a while, and is seldom needed.
+        if self.others.is_empty() {
+            return (self.load.disk, unit);
+        }
+        let disks = self.others.len() as u64 + 1;
+        let index = usize::try_from(unit % disks).unwrap_or(0);
+        let other = index.checked_sub(1).and_then(|other| self.others.get(other));
+        (other.unwrap_or(self.load.disk), unit / disks)
+    }
+
+    fn disk(&self, unit: u64) -> &'l Disk {
+        self.place(unit).0
+    }
+
     fn lba(&self, unit: u64) -> Lba {
         // The unit lies on the disk, which has an end.
-        Lba(self.load.lba.0 + unit * u64::from(self.sectors))
+        Lba(self.load.lba.0 + self.place(unit).1 * u64::from(self.sectors))
     }
 
     fn command(&self, pending: &Pending) -> AtaCommand {
         let write = pending.kind == Kind::Write;
-        self.load.disk.command(write, self.lba(pending.unit), self.sectors)
+        self.disk(pending.unit).command(write, self.lba(pending.unit), self.sectors)
     }
 
     fn len(&self) -> usize {
@@ -306,19 +352,18 @@ impl<R: Recorder> Job for Generator<'_, R> {
         if self.stopped {
             return;
         }
-        let disk = self.load.disk;
-        let ask =
-            Ask { destination: disk.mac, address: disk.address, command: Command::ATA, ..ask };
-        let window = disk.window(self.load.depth);
         if now >= self.ends || self.recorder.stop() {
             self.stopped = true;
         }
-        while !self.stopped && initiator.in_flight() < window {
+        while !self.stopped && initiator.in_flight() < self.window {
             if self.asked >= self.load.requests {
                 self.stopped = true;
                 return;
             }
             let Some(pending) = self.draw() else { return };
+            let disk = self.disk(pending.unit);
+            let ask =
+                Ask { destination: disk.mac, address: disk.address, command: Command::ATA, ..ask };
             let Some(id) = initiator.submit(ask, now) else { return };
             if let Some(place) = self.pending.get_mut(id.index()) {
                 *place = pending;
@@ -370,7 +415,7 @@ impl<R: Recorder> Job for Generator<'_, R> {
             if !self.is_as_written(&pending, data) {
                 self.report.mismatches += 1;
                 self.report.first_error.get_or_insert(ClientError::Differs {
-                    address: self.load.disk.address,
+                    address: self.disk(pending.unit).address,
                     lba: self.lba(pending.unit),
                     count: Sectors(self.sectors.into()),
                 });
