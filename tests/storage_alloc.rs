@@ -1,5 +1,11 @@
 //! A hot read and a write allocate nothing on the thread that calls.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+#[allow(dead_code, reason = "shared with the suite, which uses all of it")]
+#[path = "storage/loop_device.rs"]
+mod loop_device;
+
 use aoe_server::storage::file::{FileOptions, FileStorage};
 use aoe_server::storage::{Accepted, BlockStorage, Ready, Ticket};
 use aoe_server::units::{Lba, SECTOR_SIZE, Sectors};
@@ -7,7 +13,8 @@ use aoe_server::units::{Lba, SECTOR_SIZE, Sectors};
 #[path = "common/allocations.rs"]
 mod allocations;
 
-use allocations::{allocations, check_that_they_are_counted};
+use self::allocations::{allocations, check_that_they_are_counted};
+use self::loop_device::LoopDevice;
 
 #[test]
 fn hot_reads_and_writes_allocate_nothing() {
@@ -47,4 +54,40 @@ fn hot_reads_and_writes_allocate_nothing() {
         disk.progress();
     }
     assert_eq!(allocations(), before);
+}
+
+#[test]
+fn reads_and_writes_of_a_device_allocate_nothing() {
+    const SECTORS: u64 = 8192;
+    let Some(device) = LoopDevice::new(SECTORS * SECTOR_SIZE as u64, 512, false) else { return };
+    for method in device.methods() {
+        let mut disk = device.open(method);
+        let mut octets = vec![0xa5; 16 * SECTOR_SIZE];
+        let before = allocations();
+        let mut last = Ticket::NONE;
+        for turn in 0..2000_u64 {
+            // Some at random, many in flight, and then some one behind the other.
+            for ahead in 0..8 {
+                let lba = Lba((turn + ahead) * 7919 * 16 % SECTORS);
+                if turn % 64 < 32 {
+                    let _ = disk.read(lba, &mut octets).unwrap();
+                }
+            }
+            let lba = Lba(turn * 16 % SECTORS);
+            while disk.read(lba, &mut octets).unwrap() == Ready::Later {
+                disk.progress();
+            }
+            if turn % 16 == 0 {
+                match disk.write(lba, &octets).unwrap() {
+                    Accepted::Done(ticket) => last = ticket,
+                    Accepted::Later => while !disk.progress() {},
+                }
+            }
+        }
+        while disk.durable() < last {
+            disk.progress();
+        }
+        disk.outcome(last).unwrap();
+        assert_eq!(allocations(), before, "{method:?}");
+    }
 }

@@ -49,6 +49,11 @@ impl<L: Link> Listener<L> {
         if pending.retry && pending.can_hold() {
             pending.retry = false;
             busy |= retry_parked(engine, id, entry, ports, saving.as_mut());
+            // What was tried again may have begun reads, and the loop may sleep after this.
+            if engine.export_mut(id).is_some_and(|export| export.storage.progress()) {
+                entry.pending.retry = true;
+                busy = true;
+            }
         }
         busy
     }

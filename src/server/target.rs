@@ -6,7 +6,7 @@ use crate::config::{StorageConfig, TargetConfig};
 use crate::engine::{Durability, Export, Target, TargetProfile};
 use crate::protocol::Address;
 use crate::storage::SyncPolicy;
-use crate::storage::device::{DeviceError, DeviceOptions, DeviceStorage};
+use crate::storage::device::{DeviceError, DeviceOptions, DeviceStorage, ReadMethod};
 use crate::storage::file::{FileError, FileOptions, FileStorage};
 use crate::storage::journal::FileJournal;
 use crate::storage::mem::MemStorage;
@@ -93,8 +93,9 @@ fn storage(
             Ok(Box::new(FileStorage::open(path, options)?))
         }
         StorageConfig::Device { path, window } => {
-            let device =
-                DeviceStorage::open(path, DeviceOptions { read_only, serial, sync, waker })?;
+            let reads = ReadMethod::Auto;
+            let options = DeviceOptions { read_only, serial, sync, reads, waker };
+            let device = DeviceStorage::open(path, options)?;
             if *window == crate::config::Window::default() {
                 return Ok(Box::new(device));
             }

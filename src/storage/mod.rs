@@ -169,8 +169,10 @@ pub trait BlockStorage {
         Ok(())
     }
 
-    /// Takes in what other threads have finished. `true` when something that answered
-    /// [`Ready::Later`] or [`Accepted::Later`] is worth asking again. Cheap, called every turn.
+    /// Takes in what others have finished, and passes on reads that have begun. `true` when something
+    /// that answered [`Ready::Later`] or [`Accepted::Later`] is worth asking again. Cheap, called
+    /// every turn while something waits, and always between a read that answered [`Ready::Later`]
+    /// and a sleep.
     fn progress(&mut self) -> bool {
         false
     }

@@ -59,6 +59,8 @@ pub(crate) struct Script {
     pub(crate) reads: u64,
     /// Calls of progress.
     pub(crate) looks: u64,
+    /// A read began after the last of them: storage has had no chance to pass it on.
+    pub(crate) begun: bool,
     /// Writes that are not durable yet.
     volatile: VecDeque<(u64, usize, Vec<u8>)>,
     /// What the next refresh finds.
@@ -143,6 +145,7 @@ impl BlockStorage for Disk {
         let mut script = self.script();
         script.reads += 1;
         if script.hold_reads {
+            script.begun = true;
             return Ok(Ready::Later);
         }
         let at = lba.0 as usize * SECTOR_SIZE;
@@ -194,6 +197,7 @@ impl BlockStorage for Disk {
     fn progress(&mut self) -> bool {
         let mut script = self.script();
         script.looks += 1;
+        script.begun = false;
         std::mem::take(&mut script.news)
     }
 

@@ -23,6 +23,28 @@ fn a_parked_read_is_overtaken_by_whatever_can_be_done() {
     assert_once(&server.replies(), [1]);
 }
 
+/// Storage may pass reads on only in its progress, and the loop may sleep after any turn.
+#[test]
+fn a_turn_that_began_reads_asks_for_progress_after_that() {
+    let (mut server, disk) = (Loop::new(), Disk::new());
+    server.serve(TARGET, &disk);
+    disk.script().hold_reads = true;
+    for tag in 1..4 {
+        server.send(&read(TARGET, tag.into(), tag));
+    }
+    server.turns(1);
+    assert!(disk.script().reads >= 3 && !disk.script().begun, "when they came");
+    for _ in 0..3 {
+        disk.script().news = true;
+        let before = disk.script().reads;
+        server.turns(1);
+        assert!(disk.script().reads > before && !disk.script().begun, "when tried again");
+    }
+    disk.script().release();
+    server.turns(2);
+    assert_once(&server.replies(), [1, 2, 3]);
+}
+
 #[test]
 fn parked_writes_keep_their_order_and_later_ones_queue_behind_them() {
     let (mut server, disk) = (Loop::new(), Disk::new());

@@ -7,6 +7,7 @@
 
 mod device;
 mod file;
+mod loop_device;
 
 use std::path::Path;
 use std::process::Command;
@@ -23,7 +24,7 @@ use aoe_server::units::{Lba, SECTOR_SIZE, Sectors};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use self::device::LoopDevice;
+use self::loop_device::{LoopDevice, skip};
 
 /// Sectors of the disks here: some chunks of 64 KiB, and no whole number of them.
 const SIZE: u64 = 1000;
@@ -312,10 +313,12 @@ proptest! {
 
     #[test]
     fn a_device_is_an_array(ops in prop::collection::vec(op(), 1..40), large in any::<bool>()) {
-        if let Some(device) = LoopDevice::new(if large { 4096 } else { 512 }, false) {
+        let device = || LoopDevice::new(BYTES as u64, if large { 4096 } else { 512 }, false);
+        for method in device().map(|device| device.methods()).unwrap_or_default() {
+            let Some(device) = device() else { return Ok(()) };
             model(&ops, |old: Option<DeviceStorage>| {
                 drop(old);
-                device.open()
+                device.open(method)
             });
         }
     }
@@ -374,11 +377,6 @@ fn open_with(path: &Path, options: FileOptions) -> FileStorage {
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
-}
-
-#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
-fn skip(why: &str) {
-    eprintln!("\n*** SKIPPED: {why} ***\n");
 }
 
 fn run(program: &str, args: &[&str]) -> String {

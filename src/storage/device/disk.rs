@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -32,6 +33,11 @@ impl Geometry {
     /// The end of the block that `offset` lies in, or `offset` where a block starts.
     pub(super) fn up(self, offset: u64) -> u64 {
         offset.next_multiple_of(self.block as u64)
+    }
+
+    /// The blocks that `span` lies in.
+    pub(super) fn around(self, span: &Range<u64>) -> Range<u64> {
+        self.down(span.start)..self.up(span.end)
     }
 
     /// Bytes of a buffer that some blocks of at least `len` bytes fit in, wherever they start.

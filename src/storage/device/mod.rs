@@ -1,16 +1,37 @@
 //! A raw block device, past the page cache.
 //!
 //! What is in memory of a device cannot be known, so that every read waits as [`Ready::Later`]
-//! while one of a few threads reads, and is handed over when it is asked for again. Writes are
-//! applied in order and synced in groups by one thread, as for files; see [`SyncPolicy`]. Sectors
-//! that are less than a block of the device are read, changed and written back by that thread.
+//! while the device works, and is handed over when it is asked for again. Reads go through `io_uring`,
+//! all that begin in a turn with one system call, or, where the kernel or a sandbox refuses that,
+//! through a few threads; see [`ReadMethod`]. For who reads from front to back and waits for each
+//! read, some more are begun before they are asked for.
+//!
+//! Writes are applied in order and synced in groups by one thread, as for files; see [`SyncPolicy`].
+//! Sectors that are less than a block of the device are read, changed and written back by that
+//! thread.
 //!
 //! # Invariants
 //! * A read starts only when no earlier write to its sectors is still to be applied.
 //! * What was read is not handed over once a write to its sectors has been taken after it began.
+//! * Nothing is read ahead from a device that was not claimed: others may write to it.
+//! * A read that began is on its way to the device after the next progress.
 
+mod ahead;
 mod disk;
 mod reads;
+// As in Cargo.toml.
+#[cfg_attr(
+    not(any(
+        target_arch = "aarch64",
+        target_arch = "loongarch64",
+        target_arch = "powerpc64",
+        target_arch = "riscv64",
+        target_arch = "x86_64",
+    )),
+    path = "no_ring.rs"
+)]
+mod ring;
+mod threads;
 
 pub use super::writer::SyncPolicy;
 
@@ -35,6 +56,18 @@ const MAX_PIECES: usize = 16;
 /// Writes and discards that can be taken and not applied: more than the writer has room for.
 const UNAPPLIED: usize = 1024;
 
+/// How a device is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReadMethod {
+    /// By `io_uring`, or by threads where that cannot be used. The log tells which, and why.
+    #[default]
+    Auto,
+    /// By `io_uring`, or not at all.
+    Ring,
+    /// By threads.
+    Threads,
+}
+
 /// How a device is to be opened.
 #[derive(Debug, Clone, Default)]
 pub struct DeviceOptions {
@@ -45,6 +78,8 @@ pub struct DeviceOptions {
     pub serial: Option<String>,
     /// When writes are made durable.
     pub sync: SyncPolicy,
+    /// How it is read.
+    pub reads: ReadMethod,
     /// Wakes the poll loop when something it may wait for is done.
     pub waker: Option<Waker>,
 }
@@ -147,7 +182,7 @@ pub struct DeviceStorage {
 impl DeviceStorage {
     /// Opens the device at `path`, for this process alone unless it is opened read-only.
     ///
-    /// Starts one thread that writes and a few that read.
+    /// Starts one thread that writes, and a few that read unless `io_uring` does.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -173,8 +208,8 @@ impl DeviceStorage {
             let writer = Writer::start(disk, name.clone(), options.sync, options.waker.clone());
             Some(writer.map_err(failed("start a thread for"))?)
         };
-        let reads = Reads::start(&file, geometry, &name, options.waker.as_ref())
-            .map_err(failed("start a thread for"))?;
+        let reads = Reads::start(&file, geometry, options.reads, &name, options.waker.as_ref())
+            .map_err(|(op, source)| failed(op)(source))?;
         let default_serial = || format!("AOEDEV{number:X}");
         let info = DeviceInfo {
             size,
@@ -252,6 +287,25 @@ impl DeviceStorage {
         Ok(Ready::Later)
     }
 
+    /// Begins to read what will be asked for after `span`, if its reader goes on as before.
+    fn read_ahead(&mut self, span: &Range<u64>) {
+        if self.info.read_only {
+            return; // it is not claimed
+        }
+        let Some(more) = self.reads.follow(span) else { return };
+        let end = self.info.size.bytes().map_or(more.end, |size| size.min(more.end));
+        self.unapplied.advance(self.applied());
+        if self.unapplied.overlap(&more) {
+            return;
+        }
+        let len = span.end - span.start;
+        let mut at = more.start;
+        while at + len <= end && self.reads.begin_ahead(&(at..at + len)) {
+            at += len;
+        }
+        self.reads.submit();
+    }
+
     /// Notes a write or a discard that was taken.
     fn note(&mut self, accepted: Accepted, span: Range<u64>) -> Accepted {
         if let Accepted::Done(ticket) = accepted
@@ -296,6 +350,9 @@ impl BlockStorage for DeviceStorage {
         if answer == Ready::Done {
             for (piece, part) in pieces(&span).zip(into.chunks_mut(SLOT_BYTES)) {
                 self.reads.collect(&piece, part);
+            }
+            if into.len() <= SLOT_BYTES && !into.is_empty() {
+                self.read_ahead(&span);
             }
         }
         Ok(answer)

@@ -1,27 +1,72 @@
-//! Reads on their way: a fixed table of buffers, and the threads that fill them.
+//! Reads on their way or waiting to be collected: a fixed table, whichever way they are read.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::string::String;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rtrb::{Consumer, Producer, RingBuffer};
-
-use super::super::aligned::AlignedBuf;
-use super::super::writer::SLOT_BYTES;
-use super::disk::{Geometry, SCRATCH, read_blocks};
+use super::ReadMethod;
+use super::ahead::{OTHERS, Streams};
+use super::disk::Geometry;
+use super::ring::Ring;
+use super::threads::{READERS, Threads};
 use crate::clock::{self, Instant};
 use crate::wake::Waker;
 
-/// Reads that can be on their way or waiting to be collected: the buffer count that targets
-/// advertise.
+/// Reads that somebody waits for: the buffer count that targets advertise.
 const READS: usize = 64;
-/// Threads that read, which is how many reads the device sees at once. By feel: more need a better
-/// interface than threads.
-const READERS: usize = 4;
+/// Reads that nobody has asked for yet.
+const AHEAD: usize = 16;
+
+/// A way to read from a device without waiting for it. Each place has a buffer for a span of a
+/// frame's length and the blocks around it.
+pub(super) trait Way: fmt::Debug + Send {
+    /// Starts to read the blocks around `span`, to verify them without keeping them. Nothing may
+    /// be on its way for this place.
+    fn begin(&mut self, place: usize, span: &Range<u64>, verify: bool);
+
+    /// Passes on what has begun since the last time. Called once a turn: it may be a system call.
+    fn submit(&mut self);
+
+    /// A place whose read has ended, and whether all was read. Never a system call.
+    fn ended(&mut self) -> Option<(usize, bool)>;
+
+    /// The blocks that were read for a place.
+    fn blocks(&self, place: usize) -> &[u8];
+
+    /// How many reads it pays to have on their way for one reader.
+    fn depth(&self) -> usize;
+}
+
+/// The log's protection from a disk of which nothing can be read.
+#[derive(Debug)]
+pub(super) struct Complaints {
+    name: String,
+    last: Option<Instant>,
+}
+
+impl Complaints {
+    pub(super) fn new(name: &str) -> Self {
+        Self { name: name.into(), last: None }
+    }
+
+    /// Logs a failure, at most once a second.
+    pub(super) fn log(&mut self, what: fmt::Arguments<'_>, error: &io::Error) {
+        let now = clock::now();
+        let quiet = |last| now.since(last) < Duration::from_secs(1);
+        if !self.last.is_some_and(quiet) {
+            self.last = Some(now);
+            log::error!("{}: {what}: {error}", self.name);
+        }
+    }
+
+    pub(super) fn read_failed(&mut self, offset: u64, error: &io::Error) {
+        self.log(format_args!("a read at byte {offset} failed"), error);
+    }
+}
 
 /// How a read stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,100 +89,88 @@ enum State {
     Failed,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Entry {
     state: State,
     /// The bytes of the device that were asked for.
     span: Range<u64>,
     /// They are only to be looked at.
     verify: bool,
+    /// Nobody has asked for them yet.
+    ahead: bool,
     /// A write came between.
     spoilt: bool,
     /// The round in which it was done.
     round: u64,
-    /// Whole blocks around the span; away while a thread fills it.
-    buffer: Option<AlignedBuf>,
 }
 
-#[derive(Debug)]
-struct Job {
-    place: usize,
-    span: Range<u64>,
-    /// `None` to read for nothing but to see that it can be read.
-    buffer: Option<AlignedBuf>,
+impl Entry {
+    const FREE: Self = Self {
+        state: State::Free,
+        span: 0..0,
+        verify: false,
+        ahead: false,
+        spoilt: false,
+        round: 0,
+    };
 }
 
-#[derive(Debug)]
-struct Finished {
-    place: usize,
-    buffer: Option<AlignedBuf>,
-    good: bool,
-}
-
-#[derive(Debug)]
-struct Reader {
-    jobs: Producer<Job>,
-    finished: Consumer<Finished>,
-    flying: usize,
-    thread: Option<JoinHandle<()>>,
-}
-
-/// The loop's end of the reading threads.
+/// All reads of a device. Entries and the places of the way that they are read are the same.
 #[derive(Debug)]
 pub(super) struct Reads {
     geometry: Geometry,
     entries: Vec<Entry>,
-    readers: Vec<Reader>,
-    closing: Arc<AtomicBool>,
-    /// Counts the times that something was finished.
+    way: Box<dyn Way>,
+    streams: Streams,
+    flying: usize,
+    /// Counts the times that there was news.
     round: u64,
+    /// Something was finished that somebody waits for, and nobody was told yet.
+    news: bool,
     /// Somebody found no free entry.
     starved: bool,
 }
 
 impl Reads {
-    /// Starts the threads.
+    /// Chooses the way to read, and says so in the log.
+    ///
+    /// # Errors
+    /// With what could not be done, for the message.
     pub(super) fn start(
         file: &Arc<File>,
         geometry: Geometry,
+        method: ReadMethod,
         name: &str,
         waker: Option<&Waker>,
-    ) -> io::Result<Self> {
-        let entry = || Entry {
-            state: State::Free,
-            span: 0..0,
-            verify: false,
-            spoilt: false,
-            round: 0,
-            buffer: Some(AlignedBuf::new(geometry.room(SLOT_BYTES))),
+    ) -> Result<Self, (&'static str, io::Error)> {
+        let entries = vec![Entry::FREE; READS + AHEAD];
+        let ring = || Ring::new(file, geometry, READS + AHEAD, name, waker);
+        let threads = |why: fmt::Arguments<'_>| {
+            let threads = Threads::start(file, geometry, READS + AHEAD, name, waker)
+                .map_err(|error| ("start a thread for", error))?;
+            log::info!("{name}: reads by {READERS} threads, {why}");
+            Ok(Box::new(threads) as Box<dyn Way>)
         };
-        let closing = Arc::new(AtomicBool::new(false));
-        // Filled one by one: what was started is stopped by `drop` if a later one fails.
-        let mut reads = Self {
+        let way = match method {
+            ReadMethod::Ring => {
+                Box::new(ring().map_err(|error| ("set up io_uring for", error))?) as Box<dyn Way>
+            }
+            ReadMethod::Threads => threads(format_args!("as it was told to"))?,
+            ReadMethod::Auto => match ring() {
+                Ok(ring) => Box::new(ring),
+                Err(error) => threads(format_args!("since io_uring cannot be used: {error}"))?,
+            },
+        };
+        Ok(Self {
             geometry,
-            entries: (0..READS).map(|_| entry()).collect(),
-            readers: Vec::with_capacity(READERS),
-            closing: Arc::clone(&closing),
+            entries,
+            way,
+            streams: Streams::default(),
+            flying: 0,
             round: 0,
+            news: false,
             starved: false,
-        };
-        for _ in 0..READERS {
-            let (jobs, queue) = RingBuffer::new(READS);
-            let (results, finished) = RingBuffer::new(READS);
-            let worker = Worker {
-                file: Arc::clone(file),
-                geometry,
-                name: name.into(),
-                waker: waker.cloned(),
-                queue,
-                results,
-                closing: Arc::clone(&closing),
-                complained: None,
-            };
-            let thread = thread::Builder::new().name("reader".into()).spawn(|| worker.run())?;
-            reads.readers.push(Reader { jobs, finished, flying: 0, thread: Some(thread) });
-        }
-        Ok(reads)
+        })
     }
 
     fn place(&self, span: &Range<u64>, verify: bool) -> Option<usize> {
@@ -149,53 +182,69 @@ impl Reads {
         })
     }
 
-    /// How the read of `span` stands.
+    /// How the read of `span` stands. From now on somebody waits for it.
     pub(super) fn find(&mut self, span: &Range<u64>, verify: bool) -> Sought {
         let Some(place) = self.place(span, verify) else { return Sought::Unknown };
+        if self.entries[place].ahead && self.entries[place].state == State::Flying {
+            // Nobody has looked: no progress is asked of a disk that nobody waits for.
+            self.harvest();
+        }
         let entry = &mut self.entries[place];
+        entry.ahead = false;
         match entry.state {
             State::Done => Sought::Done,
             State::Failed => {
                 entry.state = State::Free;
                 Sought::Failed
             }
-            State::Flying | State::Free => Sought::Flying,
+            State::Flying => Sought::Flying,
+            State::Free => Sought::Unknown,
         }
     }
 
     /// Starts to read `span`, which is no longer than a frame unless it is to be verified. Without
     /// a free entry nothing happens, and there will be news when there is one.
     pub(super) fn begin(&mut self, span: &Range<u64>, verify: bool) {
-        let Some(place) = self.free_place() else {
-            self.starved = true;
-            return;
-        };
-        let Some(reader) = self.readers.iter_mut().min_by_key(|reader| reader.flying) else {
-            return;
-        };
-        let entry = &mut self.entries[place];
-        let buffer = if verify { None } else { entry.buffer.take() };
-        let job = Job { place, span: span.clone(), buffer };
-        let pushed = reader.jobs.push(job);
-        debug_assert!(pushed.is_ok(), "a ring has room for all entries");
-        *entry = Entry {
-            state: State::Flying,
-            span: span.clone(),
-            verify,
-            spoilt: false,
-            round: 0,
-            buffer: entry.buffer.take(),
-        };
-        reader.flying += 1;
-        if let Some(thread) = &reader.thread {
-            thread.thread().unpark();
+        match self.free_place() {
+            Some(place) => self.fly(place, span, verify, false),
+            None => self.starved = true,
         }
     }
 
-    /// A free entry, or one that nobody has collected: who asked for it had a chance since.
+    /// Starts to read `span`, for which nobody has asked, unless it has begun. Tells whether there
+    /// was room.
+    pub(super) fn begin_ahead(&mut self, span: &Range<u64>) -> bool {
+        if self.place(span, false).is_some() {
+            return true;
+        }
+        let ahead = |entry: &&Entry| entry.state != State::Free && entry.ahead;
+        if self.entries.iter().filter(ahead).count() >= AHEAD && !self.forget_ahead() {
+            return false;
+        }
+        let free = self.entries.iter().position(|entry| entry.state == State::Free);
+        if let Some(place) = free {
+            self.fly(place, span, false, true);
+        }
+        free.is_some()
+    }
+
+    fn fly(&mut self, place: usize, span: &Range<u64>, verify: bool, ahead: bool) {
+        self.way.begin(place, span, verify);
+        self.flying += 1;
+        let state = State::Flying;
+        self.entries[place] =
+            Entry { state, span: span.clone(), verify, ahead, spoilt: false, round: 0 };
+    }
+
+    /// A free entry, or one that nobody has asked for, or one that nobody has collected: who asked
+    /// for it had a chance since.
     fn free_place(&mut self) -> Option<usize> {
-        if let Some(place) = self.entries.iter().position(|entry| entry.state == State::Free) {
+        let free = |entry: &Entry| entry.state == State::Free;
+        if let Some(place) = self.entries.iter().position(free) {
             return Some(place);
+        }
+        if self.forget_ahead() {
+            return self.entries.iter().position(free);
         }
         let round = self.round;
         let old = self.entries.iter().enumerate().filter(|(_, entry)| {
@@ -204,17 +253,34 @@ impl Reads {
         old.min_by_key(|(_, entry)| entry.round).map(|(place, _)| place)
     }
 
+    /// Frees the oldest of what was read ahead; tells whether there was something.
+    fn forget_ahead(&mut self) -> bool {
+        let ahead = |entry: &&mut Entry| entry.state == State::Done && entry.ahead;
+        let oldest = self.entries.iter_mut().filter(ahead).min_by_key(|entry| entry.round);
+        oldest.map(|entry| entry.state = State::Free).is_some()
+    }
+
     /// Hands over what was read of `span` and is [`Sought::Done`].
     pub(super) fn collect(&mut self, span: &Range<u64>, into: &mut [u8]) {
         let Some(place) = self.place(span, false) else {
             unreachable!("the caller has found the read to be done")
         };
-        let entry = &mut self.entries[place];
-        entry.state = State::Free;
+        self.entries[place].state = State::Free;
         let skip = usize::try_from(span.start - self.geometry.down(span.start)).unwrap_or(0);
-        if let Some(buffer) = &entry.buffer {
-            into.copy_from_slice(&buffer[skip..skip + into.len()]);
-        }
+        into.copy_from_slice(&self.way.blocks(place)[skip..skip + into.len()]);
+    }
+
+    /// What to read ahead, in reads as long as `span`, which was handed over.
+    pub(super) fn follow(&mut self, span: &Range<u64>) -> Option<Range<u64>> {
+        let Self { streams, entries, way, .. } = self;
+        let waited_for = |entry: &&Entry| entry.state != State::Free && !entry.ahead;
+        let lone = || entries.iter().filter(waited_for).count() <= OTHERS;
+        streams.follow(span, way.depth().min(AHEAD), lone)
+    }
+
+    /// Passes on what has begun, for callers that do not wait for it and so never ask for progress.
+    pub(super) fn submit(&mut self) {
+        self.way.submit();
     }
 
     /// Forgets a read that is done.
@@ -237,110 +303,38 @@ impl Reads {
     }
 
     /// Takes in what was read.
+    fn harvest(&mut self) {
+        while let Some((place, good)) = self.way.ended() {
+            self.flying -= 1;
+            let entry = &mut self.entries[place];
+            // Who waits is told in the next round, and has that one to collect it.
+            entry.round = self.round + 1;
+            entry.state = match (entry.spoilt, good) {
+                (true, _) => State::Free,
+                (false, true) => State::Done,
+                // Who asks for it later is told what it is then.
+                (false, false) if entry.ahead => State::Free,
+                (false, false) => State::Failed,
+            };
+            entry.spoilt = false;
+            self.news |= !entry.ahead || self.starved;
+        }
+    }
+
+    /// Passes on what has begun and takes in what was read; tells whether somebody may be waiting
+    /// for that.
     pub(super) fn progress(&mut self) -> bool {
-        let mut news = false;
-        for reader in &mut self.readers {
-            while let Ok(finished) = reader.finished.pop() {
-                reader.flying -= 1;
-                self.round += u64::from(!news);
-                news = true;
-                let entry = &mut self.entries[finished.place];
-                if finished.buffer.is_some() {
-                    entry.buffer = finished.buffer;
-                }
-                entry.round = self.round;
-                entry.state = match (entry.spoilt, finished.good) {
-                    (true, _) => State::Free,
-                    (false, true) => State::Done,
-                    (false, false) => State::Failed,
-                };
-                entry.spoilt = false;
-            }
-        }
-        if self.starved && !news && self.readers.iter().all(|reader| reader.flying == 0) {
+        self.way.submit();
+        self.harvest();
+        // Reads of several parts go on.
+        self.way.submit();
+        if self.starved && self.flying == 0 {
             // All is done and nobody collects it: let it be thrown away.
-            self.round += 1;
-            news = true;
+            self.news = true;
         }
+        let news = std::mem::take(&mut self.news);
+        self.round += u64::from(news);
         self.starved &= !news;
         news
-    }
-}
-
-impl Drop for Reads {
-    fn drop(&mut self) {
-        self.closing.store(true, Ordering::Release);
-        for reader in &mut self.readers {
-            let Some(thread) = reader.thread.take() else { continue };
-            thread.thread().unpark();
-            if thread.join().is_err() {
-                log::error!("a reader thread panicked");
-            }
-        }
-    }
-}
-
-struct Worker {
-    file: Arc<File>,
-    geometry: Geometry,
-    name: String,
-    waker: Option<Waker>,
-    queue: Consumer<Job>,
-    results: Producer<Finished>,
-    closing: Arc<AtomicBool>,
-    complained: Option<Instant>,
-}
-
-impl Worker {
-    fn run(mut self) {
-        while !self.closing.load(Ordering::Acquire) {
-            let Ok(job) = self.queue.pop() else {
-                thread::park();
-                continue;
-            };
-            let finished = self.carry_out(job);
-            let _ = self.results.push(finished);
-            if let Some(waker) = &self.waker {
-                waker.wake();
-            }
-        }
-    }
-
-    fn carry_out(&mut self, job: Job) -> Finished {
-        let Job { place, span, mut buffer } = job;
-        let read = match &mut buffer {
-            Some(buffer) => self.read(&span, buffer),
-            None => self.verify(&span),
-        };
-        if let Err(error) = &read {
-            let now = clock::now();
-            let quiet = |last| now.since(last) < Duration::from_secs(1);
-            if !self.complained.is_some_and(quiet) {
-                self.complained = Some(now);
-                log::error!("{}: a read at byte {} failed: {error}", self.name, span.start);
-            }
-        }
-        Finished { place, buffer, good: read.is_ok() }
-    }
-
-    #[allow(clippy::cast_possible_truncation, reason = "the length of a buffer")]
-    fn read(&self, span: &Range<u64>, buffer: &mut AlignedBuf) -> io::Result<()> {
-        let start = self.geometry.down(span.start);
-        let len = (self.geometry.up(span.end) - start) as usize;
-        read_blocks(&self.file, &mut buffer[..len], start)
-    }
-
-    fn verify(&self, span: &Range<u64>) -> io::Result<()> {
-        // Rare enough to allocate for.
-        let mut scratch = AlignedBuf::new(SCRATCH.next_multiple_of(self.geometry.block));
-        let mut at = self.geometry.down(span.start);
-        let end = self.geometry.up(span.end);
-        while at < end {
-            let left = usize::try_from(end - at).unwrap_or(usize::MAX);
-            let some = scratch.len().min(left);
-            read_blocks(&self.file, &mut scratch[..some], at)?;
-            at += some as u64;
-        }
-        Ok(())
     }
 }
