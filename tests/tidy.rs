@@ -51,6 +51,7 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "src/storage/aligned.rs",
     "src/storage/device",
     "src/storage/file",
+    "src/storage/priority.rs",
     "tests/",
 ];
 

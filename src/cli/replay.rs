@@ -16,7 +16,7 @@ use crate::link::replay::{ReplayLink, ReplayOptions, infer_mac};
 use crate::link::savefile::Reader;
 use crate::protocol::MacAddr;
 use crate::protocol::print::FrameLine;
-use crate::server::{Admission, Control, Listener, PortSet, open_target};
+use crate::server::{Admission, Control, Listener, PortSet, StorageMeans, open_target};
 
 /// How long storage may take for one frame, in real time.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -115,7 +115,7 @@ fn open(path: &Path) -> anyhow::Result<Reader<BufReader<File>>> {
 fn admit(listener: &mut Listener<Link>, control: &Control, config: &Config) -> anyhow::Result<()> {
     for target in &config.targets {
         let address = target.address;
-        let export = open_target(target, control.waker(), None, None)
+        let export = open_target(target, StorageMeans::new(control.waker()), None)
             .with_context(|| format!("target {address}"))?;
         let answer = control.add(export, PortSet::ALL, Duration::ZERO)?;
         settle(listener, Instant::ZERO)?;

@@ -19,4 +19,4 @@ pub use links::{LiveLink, LiveOptions, open_link};
 pub use listener::{Backend, Listener};
 pub use probe::{Admission, PortSet};
 pub use supervisor::{Server, ServerError};
-pub use target::{TargetError, open_target};
+pub use target::{StorageMeans, TargetError, open_target};

@@ -12,13 +12,13 @@ use super::links::{LiveOptions, open_link, receive_buffer_bytes};
 use super::listener::{Backend, Listener};
 use super::probe::{Admission, PortSet};
 use super::state::{SettingsSaver, StateDirectory, StateError};
-use super::target::{TargetError, open_target};
+use super::target::{StorageMeans, TargetError, open_target};
 use crate::config::{Config, JournalConfig, PollPolicy, ServerConfig, TargetChange, TargetConfig};
 use crate::engine::{AddressTaken, Export};
 use crate::link::Link;
 use crate::link::interface::OpenError;
 use crate::protocol::{Address, MacAddr};
-use crate::storage::journal::{FileJournal, JournalError};
+use crate::storage::journal::{FileJournal, JournalError, JournalOptions};
 use crate::storage::{BlockStorage, Fault};
 
 /// How long the loop may take for an order, beside the time that a probe takes. It is long since
@@ -120,7 +120,9 @@ impl Server {
     fn start_loop(config: Config, targets: &[TargetConfig]) -> Result<Self, ServerError> {
         let server = &config.server;
         let state = Arc::new(StateDirectory::open(&server.state_dir)?);
-        let journal = server.journal.as_ref().map(open_journal).transpose()?;
+        let journal =
+            server.journal.as_ref().map(|journal| open_journal(journal, server.sync_priority));
+        let journal = journal.transpose()?;
         let mut links = Vec::new();
         for name in &server.interfaces {
             let options = live_options(server, name, targets);
@@ -229,8 +231,12 @@ impl Server {
         let address = target.address;
         let refused = |source| ServerError::Target { address, source };
         let ports = self.ports(target).map_err(refused)?;
-        let (waker, state) = (self.control.waker(), Some(&*self.state));
-        let export = open_target(target, waker, state, self.journal.as_ref()).map_err(refused)?;
+        let means = StorageMeans {
+            waker: self.control.waker(),
+            journal: self.journal.clone(),
+            sync_priority: self.config.server.sync_priority,
+        };
+        let export = open_target(target, means, Some(&self.state)).map_err(refused)?;
         let probe = self.config.server.probe.unwrap_or_default();
         Ok(self.control.add(export, ports, probe)?)
     }
@@ -302,8 +308,9 @@ impl Server {
 }
 
 /// Opens the journal, and tells what a crash had left in it.
-fn open_journal(config: &JournalConfig) -> Result<FileJournal, JournalError> {
-    let (journal, replayed) = FileJournal::open(&config.path, config.bytes)?;
+fn open_journal(config: &JournalConfig, priority: Option<u8>) -> Result<FileJournal, JournalError> {
+    let options = JournalOptions { bytes: config.bytes, priority };
+    let (journal, replayed) = FileJournal::open(&config.path, options)?;
     if replayed.writes > 0 {
         log::warn!(
             "the last server did not come to its end: {} writes, {} bytes, were brought from journal \

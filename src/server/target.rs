@@ -45,23 +45,40 @@ pub enum TargetError {
     },
 }
 
+/// What storage is given by the server it works for.
+#[derive(Debug, Clone)]
+pub struct StorageMeans {
+    /// Wakes the loop.
+    pub waker: Waker,
+    /// Used by files that acknowledge what is durable.
+    pub journal: Option<FileJournal>,
+    /// The real-time priority of threads that make writes durable, from 1 to 99.
+    pub sync_priority: Option<u8>,
+}
+
+impl StorageMeans {
+    /// The loop's waker alone: no journal, no priority.
+    pub const fn new(waker: Waker) -> Self {
+        Self { waker, journal: None, sync_priority: None }
+    }
+}
+
 /// Opens what a target is stored in, and puts the target on top with what initiators had set, or,
-/// without a state directory, with nothing set. Storage wakes its loop through `waker`.
+/// without a state directory, with nothing set.
 ///
 /// # Errors
 /// [`TargetError`].
 pub fn open_target(
     config: &TargetConfig,
-    waker: Waker,
+    means: StorageMeans,
     state: Option<&StateDirectory>,
-    journal: Option<&FileJournal>,
 ) -> Result<Export<Backend>, TargetError> {
     // Settings first: opening an image may create it.
     let settings = match state {
         Some(state) => state.load(config.address)?,
         None => crate::engine::Settings::default(),
     };
-    let storage = storage(config, waker, journal)?;
+    let storage = storage(config, means)?;
     let profile = TargetProfile {
         address: config.address,
         buffer_count: config.buffer_count,
@@ -71,30 +88,36 @@ pub fn open_target(
     Ok(Export { target: Target::new(profile, settings), storage })
 }
 
-fn storage(
-    config: &TargetConfig,
-    waker: Waker,
-    journal: Option<&FileJournal>,
-) -> Result<Backend, TargetError> {
+fn storage(config: &TargetConfig, means: StorageMeans) -> Result<Backend, TargetError> {
     let sync = match config.durability {
         Durability::Durable => SyncPolicy::EveryGroup,
         Durability::Volatile => SyncPolicy::OnFlush,
     };
     let serial = config.serial.map(|serial| serial.to_string());
+    let StorageMeans { waker, journal, sync_priority: priority } = means;
     let (read_only, waker) = (config.read_only, Some(waker));
     match &config.storage {
         StorageConfig::File { path, size, window } => {
             let (offset, length) = (window.offset, window.length);
             let size = *size;
             // Others are told that data is volatile, and flush.
-            let journal = journal.filter(|_| sync == SyncPolicy::EveryGroup).cloned();
-            let options =
-                FileOptions { size, read_only, offset, length, serial, sync, journal, waker };
+            let journal = journal.filter(|_| sync == SyncPolicy::EveryGroup);
+            let options = FileOptions {
+                size,
+                read_only,
+                offset,
+                length,
+                serial,
+                sync,
+                journal,
+                priority,
+                waker,
+            };
             Ok(Box::new(FileStorage::open(path, options)?))
         }
         StorageConfig::Device { path, window } => {
             let reads = ReadMethod::Auto;
-            let options = DeviceOptions { read_only, serial, sync, reads, waker };
+            let options = DeviceOptions { read_only, serial, sync, reads, priority, waker };
             let device = DeviceStorage::open(path, options)?;
             if *window == crate::config::Window::default() {
                 return Ok(Box::new(device));

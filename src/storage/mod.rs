@@ -23,6 +23,8 @@ pub mod file;
 #[cfg(feature = "std")]
 pub mod journal;
 pub mod mem;
+#[cfg(feature = "std")]
+mod priority;
 pub mod readonly;
 #[cfg(feature = "std")]
 mod slots;

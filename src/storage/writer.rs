@@ -25,7 +25,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::journal::{FileJournal, ImageFacts, JournalLink, Order, SyncGuard};
 use super::slots::Slots;
-use super::{Accepted, Fault, Ticket};
+use super::{Accepted, Fault, Ticket, priority};
 use crate::clock::{self, Instant};
 use crate::protocol::{MAX_MTU, sectors_per_frame};
 use crate::units::SECTOR_SIZE;
@@ -54,6 +54,19 @@ pub enum SyncPolicy {
     /// On flush, on close, and five seconds after a write at the latest: for targets that
     /// acknowledge a write when it is applied.
     OnFlush,
+}
+
+/// How a writer is to work.
+#[derive(Debug, Clone)]
+pub(super) struct WriterOptions {
+    /// For the log.
+    pub(super) name: String,
+    /// When data is made durable, unless a journal sees to it.
+    pub(super) policy: SyncPolicy,
+    /// The real-time priority of its thread, if it is to have one.
+    pub(super) priority: Option<u8>,
+    /// Wakes the loop.
+    pub(super) waker: Option<Waker>,
 }
 
 /// What the writer writes to.
@@ -255,19 +268,15 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread that writes to `disk`. `name` is for the log.
-    pub(super) fn start(
-        disk: impl Disk,
-        name: String,
-        policy: SyncPolicy,
-        waker: Option<Waker>,
-    ) -> io::Result<Self> {
+    /// Starts the thread that writes to `disk`.
+    pub(super) fn start(disk: impl Disk, options: WriterOptions) -> io::Result<Self> {
+        let WriterOptions { name, policy, priority, waker } = options;
         let syncs = match policy {
             SyncPolicy::EveryGroup => Syncs::EveryGroup,
             SyncPolicy::OnFlush => Syncs::OnFlush,
         };
         let (mut writer, worker) = Self::with_worker(disk, name, syncs, waker);
-        writer.thread = Some(spawn(worker)?);
+        writer.thread = Some(spawn(worker, priority)?);
         Ok(writer)
     }
 
@@ -277,14 +286,14 @@ impl Writer {
         disk: impl Disk + Clone,
         image: ImageFacts,
         journal: &FileJournal,
-        waker: Option<Waker>,
+        options: WriterOptions,
     ) -> io::Result<Self> {
-        let name = image.path.display().to_string();
+        let WriterOptions { name, priority, waker, .. } = options;
         let (mut writer, worker) = Self::with_worker(disk.clone(), name, Syncs::AtTheEnd, waker);
         let state = Arc::clone(&writer.state);
         writer.use_journal(journal.attach(image, Box::new(disk), state)?);
         // If this fails the image is taken out of the journal again when the link is dropped.
-        writer.thread = Some(spawn(worker)?);
+        writer.thread = Some(spawn(worker, priority)?);
         Ok(writer)
     }
 
@@ -505,8 +514,11 @@ impl Drop for Writer {
     }
 }
 
-fn spawn<D: Disk>(worker: Worker<D>) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name("writer".into()).spawn(move || worker.run())
+fn spawn<D: Disk>(worker: Worker<D>, priority: Option<u8>) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name("writer".into()).spawn(move || {
+        priority::raise(priority, &worker.name);
+        worker.run();
+    })
 }
 
 /// When a worker syncs its disk.

@@ -61,12 +61,16 @@ impl Disk for Watched {
     }
 }
 
+fn options(policy: SyncPolicy) -> WriterOptions {
+    WriterOptions { name: "watched".to_string(), policy, priority: None, waker: None }
+}
+
 fn start(policy: SyncPolicy, gated: bool) -> (Writer, Arc<Mutex<Script>>, mpsc::Sender<()>) {
     let script = Script { image: vec![0xa5; 1 << 20], ..Script::default() };
     let script = Arc::new(Mutex::new(script));
     let (permits, gate) = mpsc::channel();
     let disk = Watched { script: Arc::clone(&script), gate: gated.then_some(gate) };
-    let writer = Writer::start(disk, "watched".to_string(), policy, None).unwrap();
+    let writer = Writer::start(disk, options(policy)).unwrap();
     (writer, script, permits)
 }
 

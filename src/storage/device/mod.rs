@@ -45,7 +45,7 @@ use std::sync::Arc;
 
 use self::disk::{DeviceDisk, Geometry};
 use self::reads::{Reads, Sought};
-use super::writer::{SLOT_BYTES, Writer};
+use super::writer::{SLOT_BYTES, Writer, WriterOptions};
 use super::{Accepted, BlockStorage, DeviceInfo, Fault, Ready, Ticket};
 use crate::protocol::ata::AtaText;
 use crate::units::{Lba, SECTOR_SIZE, Sectors};
@@ -80,6 +80,8 @@ pub struct DeviceOptions {
     pub sync: SyncPolicy,
     /// How it is read.
     pub reads: ReadMethod,
+    /// The real-time priority, from 1 to 99, of the thread that writes; none without the right to it.
+    pub priority: Option<u8>,
     /// Wakes the poll loop when something it may wait for is done.
     pub waker: Option<Waker>,
 }
@@ -205,7 +207,15 @@ impl DeviceStorage {
             None
         } else {
             let disk = DeviceDisk::new(Arc::clone(&file), geometry);
-            let writer = Writer::start(disk, name.clone(), options.sync, options.waker.clone());
+            let writer = Writer::start(
+                disk,
+                WriterOptions {
+                    name: name.clone(),
+                    policy: options.sync,
+                    priority: options.priority,
+                    waker: options.waker.clone(),
+                },
+            );
             Some(writer.map_err(failed("start a thread for"))?)
         };
         let reads = Reads::start(&file, geometry, options.reads, &name, options.waker.as_ref())

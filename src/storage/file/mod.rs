@@ -106,17 +106,18 @@ impl FileStorage {
         );
         let name = path.display().to_string();
         let waker = options.waker.clone();
-        let populator = Populator::start(Arc::clone(&file), bytes, name.clone(), waker.clone())
+        let populator = Populator::start(Arc::clone(&file), bytes, name.clone(), waker)
             .map_err(failed("start a thread for"))?;
         let writer = if options.read_only {
             None
         } else {
             let disk = FileDisk::new(Arc::clone(&file));
+            let writer = options.writer(name);
             let started = match &options.journal {
                 Some(journal) => journal
                     .mark(path, &file)
-                    .and_then(|image| Writer::start_journalled(disk, image, journal, waker)),
-                None => Writer::start(disk, name, options.sync, waker),
+                    .and_then(|image| Writer::start_journalled(disk, image, journal, writer)),
+                None => Writer::start(disk, writer),
             };
             Some(started.map_err(failed("start to write to"))?)
         };

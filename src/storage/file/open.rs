@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, FlockOperation};
 
 use super::super::journal::{FileJournal, Mark};
-use super::super::writer::SyncPolicy;
+use super::super::writer::{SyncPolicy, WriterOptions};
 use crate::holder::Holder;
 use crate::units::{SECTOR_SIZE, Sectors};
 use crate::wake::Waker;
@@ -33,8 +33,18 @@ pub struct FileOptions {
     pub sync: SyncPolicy,
     /// Has writes made durable by a journal, and the image itself once in a while.
     pub journal: Option<FileJournal>,
+    /// The real-time priority, from 1 to 99, of the thread that writes; none without the right to it.
+    pub priority: Option<u8>,
     /// Wakes the poll loop when something it may wait for is done.
     pub waker: Option<Waker>,
+}
+
+impl FileOptions {
+    /// How the image's writer is to work.
+    pub(super) fn writer(&self, name: String) -> WriterOptions {
+        let Self { sync: policy, priority, ref waker, .. } = *self;
+        WriterOptions { name, policy, priority, waker: waker.clone() }
+    }
 }
 
 /// Why an image cannot be served.

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use rtrb::{Producer, RingBuffer};
 
-use super::super::Ticket;
 use super::super::writer::{Disk, JOBS, WriterState};
+use super::super::{Ticket, priority};
 use super::checkpointer::Checkpointer;
 use super::committer::{
     Attached, Checkpointed, Committer, Leaving, Left, OpenImages, Order, Request, Step, lock,
@@ -60,19 +60,39 @@ impl fmt::Debug for FileJournal {
     }
 }
 
+/// How a journal is to be opened.
+#[derive(Debug, Clone, Copy)]
+pub struct JournalOptions {
+    /// Its size; all of it is written when it is made.
+    pub bytes: u64,
+    /// The real-time priority, from 1 to 99, of the thread that journals; none without the right to
+    /// it.
+    pub priority: Option<u8>,
+}
+
+impl Default for JournalOptions {
+    fn default() -> Self {
+        Self { bytes: FileJournal::DEFAULT_BYTES, priority: None }
+    }
+}
+
 impl FileJournal {
     /// The size of a journal that nobody chose, in bytes: a second of a fast network.
     pub const DEFAULT_BYTES: u64 = 256 << 20;
 
-    /// Opens the journal at `path`, and creates it with `bytes` when it is missing. What a crash has
-    /// left in it is brought into the images first. One of another size is made anew then.
+    /// Opens the journal at `path`, and creates it when it is missing. What a crash has left in it is
+    /// brought into the images first. One of another size is made anew then.
     ///
     /// Starts two threads, one that journals and one that makes images durable.
     ///
     /// # Errors
     /// [`JournalError`]; nothing is served then that would lack something acknowledged.
-    pub fn open(path: impl AsRef<Path>, bytes: u64) -> Result<(Self, Replayed), JournalError> {
+    pub fn open(
+        path: impl AsRef<Path>,
+        options: JournalOptions,
+    ) -> Result<(Self, Replayed), JournalError> {
         let path = path.as_ref();
+        let JournalOptions { bytes, priority } = options;
         let geometry = Geometry::of(bytes);
         if bytes < Geometry::LEAST_BYTES || !geometry.is_sound() {
             return Err(JournalError::Size { bytes, least: Geometry::LEAST_BYTES });
@@ -91,10 +111,10 @@ impl FileJournal {
             Err(JournalError::NotFound { .. }) => create(path, geometry)?,
             Err(error) => return Err(error),
         };
-        Ok((Self::start(recovery)?, replayed))
+        Ok((Self::start(recovery, priority)?, replayed))
     }
 
-    fn start(recovery: Recovery) -> Result<Self, JournalError> {
+    fn start(recovery: Recovery, priority: Option<u8>) -> Result<Self, JournalError> {
         let Recovery { path, file, scan, .. } = recovery;
         let failed = |op| {
             let path = path.clone();
@@ -120,7 +140,10 @@ impl FileJournal {
             committer.checkpointer = Some(checkpointer.thread().clone());
             let committer = thread::Builder::new()
                 .name("journal".into())
-                .spawn(move || run_committer(&mut committer))
+                .spawn(move || {
+                    priority::raise(priority, &committer.name);
+                    run_committer(&mut committer)
+                })
                 .map_err(failed("start a thread for"))?;
             let thread = committer.thread().clone();
             let _ = introduce.send(thread.clone());

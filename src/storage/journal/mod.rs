@@ -31,7 +31,7 @@ mod replay;
 mod scan;
 
 pub use error::JournalError;
-pub use file_journal::FileJournal;
+pub use file_journal::{FileJournal, JournalOptions};
 pub use format::{Geometry, JournalId, Sequence, UNIT};
 pub use images::ImageNumber;
 pub use log::{Appender, Reclaimer, Retired, Room};
