@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use rtrb::{Producer, RingBuffer};
 
+use super::super::file::FileDisk;
 use super::super::writer::{Disk, JOBS, WriterState};
 use super::super::{Ticket, priority};
 use super::checkpointer::Checkpointer;
@@ -24,7 +25,7 @@ use super::format::{Geometry, HEADS, Head, JournalId, SEGMENTS_START, Sequence, 
 use super::images::ImageNumber;
 use super::log::Reclaimer;
 use super::mark::Mark;
-use super::medium::{Guarded, Medium};
+use super::medium::{DirectFile, Guarded, Medium};
 use super::replay::{Recovery, Replayed, lock_journal};
 use super::scan::Scan;
 
@@ -49,7 +50,7 @@ struct Inner {
 
 struct Threads {
     committer: JoinHandle<Left>,
-    checkpointer: JoinHandle<Reclaimer<Guarded<Arc<File>>>>,
+    checkpointer: JoinHandle<Reclaimer<Guarded<DirectFile>>>,
     /// Dropped to end the checkpointer.
     life: SyncSender<()>,
 }
@@ -123,7 +124,7 @@ impl FileJournal {
         let id = scan.id();
         // No image has had this number: each that was opened has an entry of its own.
         let next_image = AtomicU64::new(scan.tip().last.next().0);
-        let parts = Parts::new(&scan, Arc::clone(&file), path.display().to_string());
+        let parts = Parts::new(&scan, DirectFile::new(&file), path.display().to_string());
         let Parts { open, requests, mut committer, mut checkpointer } =
             parts.map_err(failed("write to"))?;
         let (committer_thread, threads) = {
@@ -174,6 +175,9 @@ impl FileJournal {
     /// Gives an image a number, and marks it as one whose writes are here. What a process that died
     /// left of it in the page cache is durable then: it may be read from now on.
     pub(in super::super) fn mark(&self, path: &Path, file: &Arc<File>) -> io::Result<ImageFacts> {
+        if Mark::of(file)?.is_some() {
+            FileDisk::new(Arc::clone(file)).distrust_cache()?;
+        }
         file.sync_all()?;
         let path = fs::canonicalize(path)?;
         let number = ImageNumber(self.0.next_image.fetch_add(1, Ordering::Relaxed));

@@ -1,9 +1,12 @@
 //! Where a journal keeps its octets.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use super::super::aligned::ALIGNMENT;
 
 /// Storage of fixed length that several threads may use at once. What was written survives power
 /// loss only once a [`Self::sync`] that began afterwards has succeeded; until then any part of it
@@ -50,6 +53,52 @@ impl Medium for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+}
+
+/// A file that is written past the page cache where it can be: a record is written once and read only
+/// after a crash, so that a copy of it in memory is of no use.
+#[derive(Debug, Clone)]
+pub(super) struct DirectFile {
+    file: Arc<File>,
+    /// The same file, opened with `O_DIRECT`; `None` where the file system does not have that.
+    direct: Option<Arc<File>>,
+}
+
+impl DirectFile {
+    pub(super) fn new(file: &Arc<File>) -> Self {
+        // By its descriptor: there may be another file of its name by now.
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path);
+        Self { file: Arc::clone(file), direct: direct.ok().map(Arc::new) }
+    }
+}
+
+impl Medium for DirectFile {
+    fn bytes(&self) -> io::Result<u64> {
+        self.file.bytes()
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(offset, into)
+    }
+
+    fn write_at(&self, offset: u64, octets: &[u8]) -> io::Result<()> {
+        let aligned = octets.as_ptr().addr().is_multiple_of(ALIGNMENT)
+            && octets.len().is_multiple_of(ALIGNMENT)
+            && offset.is_multiple_of(ALIGNMENT as u64);
+        if aligned && let Some(direct) = &self.direct {
+            match direct.write_all_at(octets, offset) {
+                // Aligned, and still not as the file system wants it.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                written => return written,
+            }
+        }
+        self.file.write_at(offset, octets)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
     }
 }
 

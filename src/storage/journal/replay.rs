@@ -220,6 +220,11 @@ impl Recovery {
             }
             // All of them before the first write: whatever is missing shows before.
             let disk = FileDisk::new(Arc::new(self.open_image(image)?));
+            disk.distrust_cache().map_err(|source| JournalError::Io {
+                op: "sync",
+                path: image.path.clone(),
+                source,
+            })?;
             disks.insert(image.number, disk);
             replayed.images += 1;
             replayed.writes += image.writes;

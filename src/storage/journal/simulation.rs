@@ -24,8 +24,8 @@ const IMAGES: usize = 3;
 const SECTORS: u64 = 96;
 const ID: JournalId = JournalId(*b"simulated disks!");
 const GEOMETRY: Geometry = Geometry { segment_bytes: 64 << 10, segments: 4 };
-/// Seeds that are tried when nobody says how many: some seconds.
-const SEEDS: u64 = 1500;
+/// Seeds that are tried when nobody says how many: less than a minute.
+const SEEDS: u64 = 2000;
 
 /// The ticket of what is never acknowledged.
 const NEVER: Ticket = Ticket(u64::MAX);
@@ -351,6 +351,7 @@ impl Machine {
         let pending = survey(&scan, &self.journal).map_err(|_| ())?;
         let mut disks = BTreeMap::new();
         for image in &self.images {
+            image.disk.distrust_cache().map_err(|_| ())?;
             if pending.iter().any(|pending| pending.number == image.number) {
                 disks.insert(image.number, image.disk.clone());
             }

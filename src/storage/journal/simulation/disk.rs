@@ -123,6 +123,14 @@ impl SimulatedDisk {
         state.held = None;
     }
 
+    /// Syncs, and reads from the disk again from now on.
+    pub(super) fn distrust_cache(&self) -> io::Result<()> {
+        self.flush()?;
+        let mut state = lock(&self.state);
+        state.current = state.durable.clone();
+        Ok(())
+    }
+
     /// What a read sees.
     pub(super) fn contents(&self) -> Vec<u8> {
         lock(&self.state).current.clone()
