@@ -7,6 +7,7 @@
 mod loop_device;
 
 use aoe_server::storage::file::{FileOptions, FileStorage};
+use aoe_server::storage::journal::{FileJournal, JournalOptions};
 use aoe_server::storage::{Accepted, BlockStorage, Ready, Ticket};
 use aoe_server::units::{Lba, SECTOR_SIZE, Sectors};
 
@@ -20,8 +21,21 @@ use self::loop_device::LoopDevice;
 fn hot_reads_and_writes_allocate_nothing() {
     check_that_they_are_counted();
 
+    hot_reads_and_writes(FileOptions::default());
+}
+
+#[test]
+fn hot_reads_and_writes_that_are_journalled_allocate_nothing() {
     let dir = tempfile::TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let options = FileOptions { size: Some(Sectors(8192)), ..FileOptions::default() };
+    // Small, so that its segments are used again and again.
+    let options = JournalOptions { bytes: 4 << 20, ..JournalOptions::default() };
+    let (journal, _) = FileJournal::open(dir.path().join("journal"), options).unwrap();
+    hot_reads_and_writes(FileOptions { journal: Some(journal), ..FileOptions::default() });
+}
+
+fn hot_reads_and_writes(options: FileOptions) {
+    let dir = tempfile::TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let options = FileOptions { size: Some(Sectors(8192)), ..options };
     let mut disk = FileStorage::open(dir.path().join("image"), options).unwrap();
     let mut octets = vec![0xa5; 16 * SECTOR_SIZE];
     for lba in (0..8192).step_by(16) {

@@ -22,6 +22,8 @@ pub mod fault;
 pub mod file;
 #[cfg(feature = "std")]
 pub mod journal;
+#[cfg(feature = "std")]
+mod lock;
 pub mod mem;
 #[cfg(feature = "std")]
 mod priority;

@@ -20,6 +20,13 @@ fn a_file_passes_the_suite() {
 }
 
 #[test]
+fn a_journalled_file_passes_the_suite() {
+    let dir = disk_dir();
+    suite(&mut open_with(&dir.path().join("image"), journalled(&dir)));
+    suite(&mut open_with(&dir.path().join("another"), journalled(&dir)));
+}
+
+#[test]
 fn a_file_is_created_sparse_and_kept() {
     let dir = disk_dir();
     let path = dir.path().join("image");

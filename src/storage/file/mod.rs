@@ -41,9 +41,10 @@ use std::time::Duration;
 use rustix::fs::FallocateFlags;
 
 use self::map::Map;
-use self::open::{Lock, Window};
+use self::open::Window;
 use self::populate::Populator;
 use self::residency::{CHUNK, Damages, PENDING, Pending, Reader, Table};
+use super::lock::Lock;
 use super::writer::{Disk, Writer, write_all_at};
 use super::{Accepted, BlockStorage, DeviceInfo, Fault, Ready, Ticket};
 use crate::clock::{self, Instant};

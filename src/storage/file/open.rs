@@ -4,7 +4,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, FlockOperation};
 
@@ -314,27 +313,6 @@ fn lock(path: &Path, file: &File, read_only: bool) -> Result<(), FileError> {
             Err(FileError::InUse { path: path.into(), holder: Holder::of_lock_on(file) })
         }
         Err(error) => Err(FileError::Io { op: "lock", path: path.into(), source: error.into() }),
-    }
-}
-
-/// Gives the lock on an image up when it is dropped. Closing the file would not do while a child
-/// process that was just forked holds a copy of the descriptor.
-#[derive(Debug)]
-pub(super) struct Lock {
-    file: Arc<File>,
-}
-
-impl Lock {
-    /// The lock that [`open_image`] has taken.
-    pub(super) fn of(file: &Arc<File>) -> Self {
-        Self { file: Arc::clone(file) }
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // If it fails, closing the file does it soon.
-        let _ = rustix::fs::flock(&*self.file, FlockOperation::Unlock);
     }
 }
 

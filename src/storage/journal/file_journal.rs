@@ -14,6 +14,7 @@ use std::time::Duration;
 use rtrb::{Producer, RingBuffer};
 
 use super::super::file::FileDisk;
+use super::super::lock::Lock;
 use super::super::writer::{Disk, JOBS, WriterState};
 use super::super::{Ticket, priority};
 use super::checkpointer::Checkpointer;
@@ -44,8 +45,7 @@ struct Inner {
     requests: Sender<Request>,
     committer: Thread,
     threads: Mutex<Option<Threads>>,
-    /// Keeps the lock.
-    _file: Arc<File>,
+    _lock: Lock,
 }
 
 struct Threads {
@@ -116,7 +116,7 @@ impl FileJournal {
     }
 
     fn start(recovery: Recovery, priority: Option<u8>) -> Result<Self, JournalError> {
-        let Recovery { path, file, scan, .. } = recovery;
+        let Recovery { path, file, scan, lock, .. } = recovery;
         let failed = |op| {
             let path = path.clone();
             move |source| JournalError::Io { op, path, source }
@@ -158,7 +158,7 @@ impl FileJournal {
             requests,
             committer: committer_thread,
             threads: Mutex::new(Some(threads)),
-            _file: file,
+            _lock: lock,
         })))
     }
 

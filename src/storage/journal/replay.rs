@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rustix::fs::FlockOperation;
 
 use super::super::file::FileDisk;
+use super::super::lock::Lock;
 use super::super::writer::Disk;
 use super::error::JournalError;
 use super::format::{JournalId, Sequence};
@@ -149,6 +150,7 @@ pub struct Recovery {
     pub(super) file: Arc<File>,
     pub(super) scan: Scan,
     images: Vec<PendingImage>,
+    pub(super) lock: Lock,
 }
 
 impl Recovery {
@@ -175,8 +177,9 @@ impl Recovery {
         }
         let unreadable = |source| JournalError::Unreadable { path: path.into(), source };
         let scan = Scan::of(&file).map_err(unreadable)?;
-        let mut recovery =
-            Self { path: path.into(), file: Arc::new(file), scan, images: Vec::new() };
+        let (path, file) = (path.to_path_buf(), Arc::new(file));
+        let lock = Lock::of(&file);
+        let mut recovery = Self { path, file, scan, images: Vec::new(), lock };
         recovery.images =
             survey(&recovery.scan, &*recovery.file).map_err(|trouble| recovery.explain(trouble))?;
         Ok(recovery)
@@ -214,12 +217,15 @@ impl Recovery {
         }
         let mut replayed = Replayed::default();
         let mut disks = BTreeMap::new();
+        let mut locks = Vec::new();
         for image in &self.images {
             if forget.contains(&image.path) {
                 continue;
             }
             // All of them before the first write: whatever is missing shows before.
-            let disk = FileDisk::new(Arc::new(self.open_image(image)?));
+            let file = Arc::new(self.open_image(image)?);
+            locks.push(Lock::of(&file));
+            let disk = FileDisk::new(file);
             disk.distrust_cache().map_err(|source| JournalError::Io {
                 op: "sync",
                 path: image.path.clone(),
