@@ -1,17 +1,15 @@
 //! A hot target beside one whose sectors have to be fetched from the disk.
 
-use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::Context as _;
-use rustix::fs::{Advice, fadvise};
 
 use crate::generator::{Ask, Measurement, command};
 use crate::section::{Cell, Section};
 use crate::server::{AF_PACKET, Server, Spec, VBLADE};
 use crate::workbench::{
-    GENERATOR_CPU, IMAGE_LEN, Workbench, lay_cable, output, say, take_cable_away,
+    GENERATOR_CPU, IMAGE_LEN, Workbench, forget, lay_cable, output, say, take_cable_away,
 };
 
 /// Octets of the image that is cold, too many to be read in a second.
@@ -130,14 +128,6 @@ fn measure(
     drop(server);
     take_cable_away(number)?;
     Ok((measured?, note))
-}
-
-/// Drops a file from the page cache.
-fn forget(path: &Path) -> anyhow::Result<()> {
-    let file = File::open(path)?;
-    file.sync_all()?;
-    fadvise(&file, 0, None, Advice::DontNeed).context("cannot drop an image from memory")?;
-    Ok(())
 }
 
 /// How many MiB of a file are in the page cache.

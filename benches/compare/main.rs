@@ -72,12 +72,10 @@ fn compare(options: &Options) -> anyhow::Result<()> {
     }
     let workbench = Workbench::new(options)?;
     let mut conditions = workbench.conditions();
-    let journal = server::has_journal(&workbench)?;
     let mut sections = Vec::new();
     // What was measured is reported even if the rest fails.
-    let result = measure(&workbench, options, journal, &mut sections);
+    let result = measure(&workbench, options, &mut sections);
     conditions["load_average_at_the_end"] = workbench.conditions()["load_average"].take();
-    conditions["journal"] = journal.into();
     let figures = figures::of(&sections);
     print!("{}", report::page(&conditions, &sections, &figures, false)?);
     let all = json!({
@@ -104,10 +102,9 @@ type Measure = fn(&Workbench) -> anyhow::Result<Section>;
 fn measure(
     workbench: &Workbench,
     options: &Options,
-    journal: bool,
     sections: &mut Vec<Section>,
 ) -> anyhow::Result<()> {
-    for sweep in sweep::wanted(options, journal) {
+    for sweep in sweep::wanted(options) {
         sections.push(sweep.measure(workbench)?);
     }
     let others: [(Part, Measure); 3] =

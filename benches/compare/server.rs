@@ -74,20 +74,6 @@ impl Spec {
     }
 }
 
-/// Whether the server knows the key `journal`. Before it did, there was nothing to measure.
-pub(crate) fn has_journal(workbench: &Workbench) -> anyhow::Result<bool> {
-    let accepts = |journal| -> anyhow::Result<bool> {
-        let image = workbench.image("check.img", 1 << 20)?;
-        let text = configuration(workbench, &Ours { journal, ..OURS }, 1, &[image]);
-        let path = workbench.path("check.toml");
-        fs::write(&path, text)?;
-        let output = Command::new(&workbench.aoe_server).arg("check").arg(&path).output()?;
-        Ok(output.status.success())
-    };
-    ensure!(accepts(false)?, "the server refuses its configuration");
-    accepts(true)
-}
-
 /// A server that runs, on the cable with its number. It has the shelf of that number, and a slot
 /// for each image.
 pub(crate) struct Server {

@@ -35,7 +35,7 @@ pub(crate) struct Sweep {
 }
 
 /// All that are wanted.
-pub(crate) fn wanted(options: &Options, journal: bool) -> Vec<Sweep> {
+pub(crate) fn wanted(options: &Options) -> Vec<Sweep> {
     let mut sweeps = Vec::new();
     let sizes = [(1500, 2, "2 sectors, MTU 1500"), (9000, 16, "16 sectors, MTU 9000")];
     for (mtu, sectors, size) in sizes {
@@ -54,17 +54,17 @@ pub(crate) fn wanted(options: &Options, journal: bool) -> Vec<Sweep> {
         }
         if options.wants(Part::Writes) {
             let name = if large { "write-16" } else { "write-2" };
-            sweeps.push(writing(name, format!("Writes of {size}"), mtu, sectors, 100, journal));
+            sweeps.push(writing(name, format!("Writes of {size}"), mtu, sectors, 100));
         }
         if options.wants(Part::Mix) {
             let name = if large { "mix-16" } else { "mix-2" };
             let title = format!("Seven reads to three writes of {size}");
-            sweeps.push(writing(name, title, mtu, sectors, 30, journal));
+            sweeps.push(writing(name, title, mtu, sectors, 30));
         }
     }
     if options.wants(Part::Durable) {
         let title = "Durable writes of 4 KiB, MTU 9000, 64 in flight".to_string();
-        let mut sweep = writing("durable", title, 9000, 8, 100, journal);
+        let mut sweep = writing("durable", title, 9000, 8, 100);
         sweep.specs.retain(|spec| spec.vblade == VBLADE_SYNC.name);
         sweep.depths = &[64];
         sweeps.push(sweep);
@@ -75,19 +75,11 @@ pub(crate) fn wanted(options: &Options, journal: bool) -> Vec<Sweep> {
     sweeps
 }
 
-fn writing(
-    name: &'static str,
-    title: String,
-    mtu: usize,
-    sectors: u8,
-    write_percent: u8,
-    journal: bool,
-) -> Sweep {
-    let mut specs = vec![VBLADE_SYNC, PCAP.durable(), AF_PACKET.durable()];
-    specs.extend(journal.then_some(JOURNAL));
-    specs.extend([VBLADE, VOLATILE]);
-    let depths = DEPTHS;
-    Sweep { name, title, about: WRITES.into(), mtu, sectors, write_percent, depths, specs }
+fn writing(name: &'static str, title: String, mtu: usize, sectors: u8, write_percent: u8) -> Sweep {
+    let (about, depths) = (WRITES.into(), DEPTHS);
+    let (pcap, af_packet) = (PCAP.durable(), AF_PACKET.durable());
+    let specs = vec![VBLADE_SYNC, pcap, af_packet, JOURNAL, VBLADE, VOLATILE];
+    Sweep { name, title, about, mtu, sectors, write_percent, depths, specs }
 }
 
 fn idle() -> Sweep {

@@ -9,9 +9,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, bail, ensure};
 use nix::sched::{CloneFlags, unshare};
+use rustix::fs::{Advice, fadvise};
 use serde_json::{Value, json};
 
 use crate::options::Options;
+
+/// Drops a file from the page cache.
+pub(crate) fn forget(path: &Path) -> anyhow::Result<()> {
+    let file = fs::File::open(path)?;
+    file.sync_all()?;
+    fadvise(&file, 0, None, Advice::DontNeed).context("cannot drop an image from memory")?;
+    Ok(())
+}
 
 /// What servers are bound to.
 pub(crate) const SERVER_CPU: usize = 0;
@@ -69,8 +78,9 @@ impl Workbench {
         self.directory.path().join(name)
     }
 
-    /// An image with all its blocks allocated, on disk and in the page cache. One that is there is
-    /// used again.
+    /// An image with all its blocks allocated, on disk and not in the page cache: each server brings
+    /// it there in its own manner, and not as the large folios of whoever filled it. One that is there
+    /// is used again.
     pub(crate) fn image(&self, name: &str, len: usize) -> anyhow::Result<PathBuf> {
         const PIECE: usize = 1 << 20;
         let path = self.path(name);
@@ -80,8 +90,8 @@ impl Workbench {
             for _ in 0..len / PIECE {
                 file.write_all(&zeros).with_context(|| format!("cannot fill {name}"))?;
             }
-            file.sync_all()?;
         }
+        forget(&path)?;
         Ok(path)
     }
 
