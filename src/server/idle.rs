@@ -56,10 +56,20 @@ impl<L: Link> Listener<L> {
                 Idle::Block => moment == last_busy,
             };
             if spins {
-                std::hint::spin_loop();
+                self.spin();
             } else if self.sleep() {
                 last_busy = now();
             }
+        }
+    }
+
+    /// Lets a moment pass. Where a disk's threads have something to do, and perhaps no other processor
+    /// to do it on, the time is theirs: until they are done there is little to look for.
+    fn spin(&self) {
+        if self.active.is_empty() {
+            std::hint::spin_loop();
+        } else {
+            std::thread::yield_now();
         }
     }
 

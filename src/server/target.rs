@@ -100,8 +100,6 @@ fn storage(config: &TargetConfig, means: StorageMeans) -> Result<Backend, Target
         StorageConfig::File { path, size, window } => {
             let (offset, length) = (window.offset, window.length);
             let size = *size;
-            // Others are told that data is volatile, and flush.
-            let journal = journal.filter(|_| sync == SyncPolicy::EveryGroup);
             let options = FileOptions {
                 size,
                 read_only,

@@ -118,7 +118,9 @@ impl FileStorage {
         } else {
             let disk = FileDisk::new(Arc::clone(&file));
             let writer = options.writer(name);
-            let started = match &options.journal {
+            let journal =
+                options.journal.as_ref().filter(|_| options.sync == SyncPolicy::EveryGroup);
+            let started = match journal {
                 Some(journal) => journal
                     .mark(path, &file)
                     .and_then(|image| Writer::start_journalled(disk, image, journal, writer)),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation};
 
-use super::super::journal::{FileJournal, Mark};
+use super::super::journal::{FileJournal, Mark, is_left_over};
 use super::super::writer::{SyncPolicy, WriterOptions};
 use crate::holder::Holder;
 use crate::units::{SECTOR_SIZE, Sectors};
@@ -28,9 +28,10 @@ pub struct FileOptions {
     /// What IDENTIFY tells as the serial number, cut to 20 characters; `None` for one made from
     /// the image's device and inode.
     pub serial: Option<String>,
-    /// When writes are made durable; not looked at with a journal.
+    /// When writes are made durable.
     pub sync: SyncPolicy,
-    /// Has writes made durable by a journal, and the image itself once in a while.
+    /// With [`SyncPolicy::EveryGroup`], has writes made durable by a journal, and the image itself
+    /// once in a while.
     pub journal: Option<FileJournal>,
     /// The real-time priority, from 1 to 99, of the thread that writes; none without the right to it.
     pub priority: Option<u8>,
@@ -292,12 +293,18 @@ fn check_kind(path: &Path, metadata: &fs::Metadata) -> Result<(), FileError> {
 /// An image that lacks what a journal has is none of ours without that journal. One that has the mark
 /// of the journal that is to be used has been replayed onto when the journal was opened.
 fn check_mark(path: &Path, file: &File, options: &FileOptions) -> Result<(), FileError> {
-    let failed = |source| FileError::Io { op: "read the mark of", path: path.into(), source };
-    let Some(mark) = Mark::of(file).map_err(failed)? else { return Ok(()) };
-    if !options.read_only && options.journal.as_ref().is_some_and(|journal| mark.is_of(journal)) {
+    let failed = |op| move |source| FileError::Io { op, path: path.into(), source };
+    let Some(mark) = Mark::of(file).map_err(failed("read the mark of"))? else { return Ok(()) };
+    if options.journal.as_ref().is_some_and(|journal| mark.is_of(journal)) {
         return Ok(());
     }
-    Err(FileError::Journalled { path: path.into(), journal: mark.path })
+    if !is_left_over(&mark) {
+        return Err(FileError::Journalled { path: path.into(), journal: mark.path });
+    }
+    if options.read_only {
+        return Ok(());
+    }
+    Mark::remove(file).map_err(failed("take the mark from"))
 }
 
 /// Readers share the image, a writer has it alone.

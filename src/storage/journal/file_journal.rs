@@ -106,10 +106,13 @@ impl FileJournal {
                     recovery
                 } else {
                     log::info!("journal {}: made anew, {bytes} bytes long", path.display());
-                    create(path, geometry)?
+                    // Under the name it had, and going on where it was: images have its mark.
+                    create(path, geometry, recovery.id(), recovery.scan.tip().last)?
                 }
             }
-            Err(JournalError::NotFound { .. }) => create(path, geometry)?,
+            Err(JournalError::NotFound { .. }) => {
+                create(path, geometry, random_id(path)?, Sequence(0))?
+            }
             Err(error) => return Err(error),
         };
         Ok((Self::start(recovery, priority)?, replayed))
@@ -436,8 +439,25 @@ fn run_checkpointer<M: Medium>(checkpointer: &mut Checkpointer<M>, life: &mpsc::
     }
 }
 
-/// Makes an empty journal, in place of whatever is at `path`.
-fn create(path: &Path, geometry: Geometry) -> Result<Recovery, JournalError> {
+/// A name that no other journal has.
+fn random_id(path: &Path) -> Result<JournalId, JournalError> {
+    let mut octets = [0; 16];
+    let drawn = rustix::rand::getrandom(&mut octets, rustix::rand::GetRandomFlags::empty());
+    drawn.map_err(|error| JournalError::Io {
+        op: "draw a name for",
+        path: path.into(),
+        source: error.into(),
+    })?;
+    Ok(JournalId(octets))
+}
+
+/// Makes an empty journal whose entries follow on `last`, in place of whatever is at `path`.
+fn create(
+    path: &Path,
+    geometry: Geometry,
+    id: JournalId,
+    last: Sequence,
+) -> Result<Recovery, JournalError> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let new = PathBuf::from(new);
@@ -454,10 +474,7 @@ fn create(path: &Path, geometry: Geometry) -> Result<Recovery, JournalError> {
         .open(&new)
         .map_err(failed("create", &new))?;
     lock_journal(&new, &file)?;
-    let mut octets = [0; 16];
-    rustix::rand::getrandom(&mut octets, rustix::rand::GetRandomFlags::empty())
-        .map_err(|error| failed("draw a name for", &new)(error.into()))?;
-    format(&file, JournalId(octets), geometry).map_err(failed("write", &new))?;
+    format(&file, id, geometry, last).map_err(failed("write", &new))?;
     file.set_len(geometry.bytes()).map_err(failed("write", &new))?;
     file.sync_all().map_err(failed("sync", &new))?;
     fs::rename(&new, path).map_err(failed("rename", &new))?;
@@ -473,7 +490,12 @@ fn create(path: &Path, geometry: Geometry) -> Result<Recovery, JournalError> {
 
 /// Writes an empty journal to `medium`, every octet of it: what was written before is written
 /// faster, and its place on the disk is sure.
-pub(super) fn format(medium: &impl Medium, id: JournalId, geometry: Geometry) -> io::Result<()> {
+pub(super) fn format(
+    medium: &impl Medium,
+    id: JournalId,
+    geometry: Geometry,
+    last: Sequence,
+) -> io::Result<()> {
     let zeros = vec![0; 1 << 20];
     let mut at = SEGMENTS_START;
     while at < geometry.bytes() {
@@ -482,7 +504,7 @@ pub(super) fn format(medium: &impl Medium, id: JournalId, geometry: Geometry) ->
         at += some as u64;
     }
     for turn in 0..HEADS {
-        let head = Head { id, geometry, turn, released: Sequence(0), clean: true };
+        let head = Head { id, geometry, turn, released: last, clean: true };
         debug_assert_eq!(head.place(), turn * UNIT as u64, "each has its place");
         medium.write_at(head.place(), &head.emit())?;
     }

@@ -70,7 +70,7 @@ impl Mark {
     ///
     /// # Errors
     /// When it is still there, or may be after a crash.
-    pub(super) fn remove(file: &File) -> io::Result<()> {
+    pub(in super::super) fn remove(file: &File) -> io::Result<()> {
         match fremovexattr(file, NAME) {
             Ok(()) => file.sync_all(),
             Err(Errno::NODATA | Errno::NOTSUP) => Ok(()),

@@ -43,6 +43,7 @@ pub(super) use committer::Order;
 pub(super) use file_journal::{ImageFacts, JournalLink};
 pub(super) use mark::Mark;
 pub(super) use medium::SyncGuard;
+pub(super) use replay::is_left_over;
 
 #[cfg(test)]
 mod simulation;

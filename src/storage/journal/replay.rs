@@ -316,6 +316,16 @@ impl Recovery {
     }
 }
 
+/// Whether the journal that a mark names has nothing for the image: then the mark is only left over
+/// from a crash, and the image is whole. `false` also when that cannot be told.
+pub(in super::super) fn is_left_over(mark: &Mark) -> bool {
+    Recovery::open(&mark.path).is_ok_and(|recovery| {
+        recovery.id() == mark.journal
+            && recovery.lost().is_empty()
+            && !recovery.pending().iter().any(|image| image.number == mark.image)
+    })
+}
+
 /// Keeps others from using a journal.
 pub(super) fn lock_journal(path: &Path, file: &File) -> Result<(), JournalError> {
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {

@@ -17,7 +17,7 @@ use super::super::{Accepted, Ticket};
 use super::committer::{Leaving, Left, Request, Step, lock};
 use super::file_journal::{JournalLink, Parts, attach, format};
 use super::replay::{replay, survey};
-use super::{Geometry, ImageNumber, JournalId, Scan};
+use super::{Geometry, ImageNumber, JournalId, Scan, Sequence};
 use crate::units::SECTOR_SIZE;
 
 const IMAGES: usize = 3;
@@ -105,7 +105,7 @@ impl Machine {
             faulted: 0,
         }));
         let journal = SimulatedDisk::new(usize::try_from(GEOMETRY.bytes()).unwrap(), &power);
-        format(&journal, ID, GEOMETRY).unwrap();
+        format(&journal, ID, GEOMETRY, Sequence(0)).unwrap();
         let mut machine = Self {
             chance: Chance::new(!seed),
             bug,
