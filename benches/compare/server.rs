@@ -240,7 +240,9 @@ impl Drop for Server {
 fn configuration(workbench: &Workbench, ours: &Ours, number: usize, images: &[PathBuf]) -> String {
     let quoted = |path: &Path| format!("{:?}", path.display().to_string());
     let journal = if ours.journal {
-        format!("journal = {}", quoted(&workbench.path(&format!("{number}.journal"))))
+        // So small that the image is synced several times a second, on the clock.
+        let path = quoted(&workbench.path(&format!("{number}.journal")));
+        format!("journal = {path}\njournal_size = \"64 MiB\"")
     } else {
         String::new()
     };

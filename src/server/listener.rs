@@ -288,6 +288,7 @@ impl<L: Link> Listener<L> {
             let frame = batch.frame(*next);
             let Some(request) = engine.accept(frame, facts) else {
                 *next += 1;
+                *resume = None;
                 match Claim::parse(frame) {
                     None => continue,
                     claim => return claim,

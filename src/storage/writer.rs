@@ -155,6 +155,7 @@ impl WriterState {
     }
 
     /// Whether a sync or a commit has failed.
+    #[inline]
     pub(super) fn has_failed(&self) -> bool {
         self.failed_from.load(Ordering::Acquire) != u64::MAX
     }
@@ -178,7 +179,7 @@ impl WriterState {
     }
 
     /// Tells the loop that there may be room, if it waits for some.
-    fn make_room(&self) {
+    pub(super) fn make_room(&self) {
         fence(Ordering::SeqCst);
         if self.starved.swap(false, Ordering::Relaxed) {
             self.wake();
@@ -486,6 +487,13 @@ impl Writer {
         // is gone makes no room, but a reason to hear of it.
         self.starved = false;
         self.check_health().is_err() || self.has_room(1, 1)
+    }
+
+    /// Whether the page cache may have lost what was acknowledged, so that nothing is to be read: a
+    /// sync has failed, and the journal has the only sure copy.
+    #[inline]
+    pub(super) fn has_lost_track(&self) -> bool {
+        self.journal.is_some() && self.state.has_failed()
     }
 
     /// Carries out what was taken, makes it durable and ends the thread.

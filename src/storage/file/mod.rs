@@ -213,6 +213,9 @@ impl FileStorage {
         if span.is_empty() {
             return Ok(Ready::Done);
         }
+        if self.writer.as_ref().is_some_and(Writer::has_lost_track) {
+            return Err(Fault::Media);
+        }
         let pulse = self.populator.pulse();
         if span.end > pulse.len.load(Ordering::Relaxed) {
             self.check_len(span.end)?;

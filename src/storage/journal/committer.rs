@@ -218,7 +218,10 @@ impl<M: Medium> Committer<M> {
         self.turn = (self.turn + 1) % count.max(1);
         for n in 0..count {
             let image = &mut self.images[(self.turn + n) % count];
-            if !gather_from(image, &mut self.appender, &mut self.tickets) {
+            let all = gather_from(image, &mut self.appender, &mut self.tickets);
+            // What was copied need not be kept any more.
+            image.state.make_room();
+            if !all {
                 return;
             }
         }

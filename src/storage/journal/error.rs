@@ -120,6 +120,17 @@ pub enum JournalError {
         /// Bytes of the image.
         len: u64,
     },
+    /// There is no room for what was written to an image.
+    #[error(
+        "journal {journal} has writes for image {image}, and there is no space left for them: make \
+         some and try again"
+    )]
+    NoSpace {
+        /// The journal.
+        journal: PathBuf,
+        /// The image.
+        image: PathBuf,
+    },
     /// A system call failed.
     #[error("cannot {op} {path}")]
     Io {

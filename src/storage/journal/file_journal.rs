@@ -12,6 +12,8 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
 use rtrb::{Producer, RingBuffer};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
 use super::super::file::FileDisk;
 use super::super::lock::Lock;
@@ -60,6 +62,9 @@ impl fmt::Debug for FileJournal {
         f.debug_struct("FileJournal").field("path", &self.0.path).finish_non_exhaustive()
     }
 }
+
+/// How long the checkpointer sleeps at most when nobody wakes it.
+const LIFE_CHECK: Duration = Duration::from_secs(1);
 
 /// How a journal is to be opened.
 #[derive(Debug, Clone, Copy)]
@@ -178,6 +183,12 @@ impl FileJournal {
     /// Gives an image a number, and marks it as one whose writes are here. What a process that died
     /// left of it in the page cache is durable then: it may be read from now on.
     pub(in super::super) fn mark(&self, path: &Path, file: &Arc<File>) -> io::Result<ImageFacts> {
+        if lock(&self.0.open).pinned {
+            // Perhaps what failed was this very image, and lacks what only the journal has.
+            return Err(io::Error::other(
+                "something that its journal is for has failed: restart the server, which replays it",
+            ));
+        }
         if Mark::of(file)?.is_some() {
             FileDisk::new(Arc::clone(file)).distrust_cache()?;
         }
@@ -431,7 +442,7 @@ fn run_checkpointer<M: Medium>(checkpointer: &mut Checkpointer<M>, life: &mpsc::
         match checkpointer.step() {
             Step::Done => {}
             Step::Full => thread::park_timeout(APPLIED_SOON),
-            Step::Idle | Step::Ended => thread::park(),
+            Step::Idle | Step::Ended => thread::park_timeout(LIFE_CHECK),
         }
         if life.try_recv() == Err(mpsc::TryRecvError::Disconnected) {
             return;
@@ -477,7 +488,7 @@ fn create(
     format(&file, id, geometry, last).map_err(failed("write", &new))?;
     file.set_len(geometry.bytes()).map_err(failed("write", &new))?;
     file.sync_all().map_err(failed("sync", &new))?;
-    fs::rename(&new, path).map_err(failed("rename", &new))?;
+    rename(&new, path, last == Sequence(0))?;
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -486,6 +497,24 @@ fn create(
     synced.map_err(failed("sync", directory))?;
     // The lock goes with the file, not with its name.
     Recovery::of(path, file)
+}
+
+/// Gives a new journal its name. The `first` one at its place must not push out one that somebody
+/// else has just made.
+fn rename(new: &Path, path: &Path, first: bool) -> Result<(), JournalError> {
+    let flags = if first { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
+    match renameat_with(CWD, new, CWD, path, flags) {
+        Ok(()) => Ok(()),
+        Err(Errno::EXIST) => {
+            let _ = fs::remove_file(new);
+            Err(JournalError::InUse { path: path.into(), holder: None })
+        }
+        // A file system without that flag.
+        Err(Errno::INVAL) if first => rename(new, path, false),
+        Err(error) => {
+            Err(JournalError::Io { op: "rename", path: new.into(), source: error.into() })
+        }
+    }
 }
 
 /// Writes an empty journal to `medium`, every octet of it: what was written before is written

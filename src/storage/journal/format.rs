@@ -246,6 +246,7 @@ impl RecordHeader {
         let sound = reserved == [0; 4]
             && header.first.0 != 0
             && header.entries != 0
+            && u64::from(header.body) <= Geometry::RECORD_MAX
             && header.first.0.checked_add(u64::from(header.entries)).is_some();
         sound.then_some(header)
     }

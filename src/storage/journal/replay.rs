@@ -1,9 +1,10 @@
 //! After a crash: brings what a journal has into the images it is for.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::ops::RangeInclusive;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -139,8 +140,26 @@ fn redo(
     }
     match data {
         Some(data) => disk.write(offset, &mut [IoSlice::new(data)]).map_err(failed),
-        None => disk.punch(offset, len).map_err(failed),
+        None => match disk.punch(offset, len) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                write_zeros(disk, offset, len).map_err(failed)
+            }
+            punched => punched.map_err(failed),
+        },
     }
+}
+
+/// For a disk that has been brought to a place where holes cannot be punched.
+fn write_zeros(disk: &mut impl Disk, offset: u64, len: u64) -> io::Result<()> {
+    const PIECE: usize = 64 << 10;
+    let zeros = vec![0; PIECE];
+    let mut at = offset;
+    while at < offset + len {
+        let some = usize::try_from(offset + len - at).unwrap_or(PIECE).min(PIECE);
+        disk.write(at, &mut [IoSlice::new(&zeros[..some])])?;
+        at += some as u64;
+    }
+    Ok(())
 }
 
 /// A journal that is not in use, with what it has for images.
@@ -303,6 +322,11 @@ impl Recovery {
             ReplayTrouble::UnknownEntry(Sequence(sequence)) => {
                 JournalError::UnknownEntry { path, sequence }
             }
+            ReplayTrouble::Disk { image, source }
+                if source.kind() == io::ErrorKind::StorageFull =>
+            {
+                JournalError::NoSpace { journal: path, image: self.image(image).into() }
+            }
             ReplayTrouble::Disk { image, source } => {
                 JournalError::Io { op: "write to", path: self.image(image).into(), source }
             }
@@ -328,11 +352,20 @@ pub(in super::super) fn is_left_over(mark: &Mark) -> bool {
 
 /// Keeps others from using a journal.
 pub(super) fn lock_journal(path: &Path, file: &File) -> Result<(), JournalError> {
+    let failed = |op, source| JournalError::Io { op, path: path.into(), source };
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(()),
+        Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
-            Err(JournalError::InUse { path: path.into(), holder: Holder::of_lock_on(file) })
+            let holder = Holder::of_lock_on(file);
+            return Err(JournalError::InUse { path: path.into(), holder });
         }
-        Err(error) => Err(JournalError::Io { op: "lock", path: path.into(), source: error.into() }),
+        Err(error) => return Err(failed("lock", error.into())),
+    }
+    // Whoever had it may have put another in its place, and be using that.
+    let identity = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
+    let locked = file.metadata().map_err(|source| failed("examine", source))?;
+    match fs::metadata(path) {
+        Ok(there) if identity(&there) == identity(&locked) => Ok(()),
+        _ => Err(JournalError::InUse { path: path.into(), holder: None }),
     }
 }

@@ -135,9 +135,8 @@ impl Machine {
         machine
     }
 
-    /// Puts an image into the journal. As for real, it is synced before.
-    fn open(&mut self, mut disk: SimulatedDisk, versions: Vec<VecDeque<Version>>) -> Image {
-        Disk::sync(&mut disk).unwrap();
+    /// Puts an image into the journal.
+    fn open(&mut self, disk: SimulatedDisk, versions: Vec<VecDeque<Version>>) -> Image {
         let number = ImageNumber(self.next_image);
         self.next_image += 1;
         let (mut writer, worker) =
@@ -247,10 +246,10 @@ impl Machine {
 
     /// Closes an image and opens it again, as a reload does.
     fn reopen(&mut self, index: usize) {
-        if lock(&self.power).fuse.is_some() || lock(&self.power).faults.is_some() {
-            return;
-        }
-        if !self.close(index) {
+        let closed = self.close(index);
+        // As for real, none is opened any more once something has failed, nor without a sync.
+        let pinned = lock(&self.parts.as_ref().unwrap().open).pinned;
+        if !closed || pinned || Disk::sync(&mut self.images[index].disk).is_err() {
             return;
         }
         let Image { disk, versions, refused, .. } = self.images.swap_remove(index);
@@ -456,7 +455,7 @@ fn run(seed: u64, bug: Option<Bug>) -> [u64; 3] {
                 }
             }
         }
-        let power_cut = cut || machine.chance.one_in(2);
+        let power_cut = lock(&machine.power).cut || machine.chance.one_in(2);
         machine.crash(power_cut);
         machine.recover();
     }
