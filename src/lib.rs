@@ -7,6 +7,7 @@
 //! | [`protocol`], [`units`], [`clock`] | frames as octets; quantities; time as a number | nothing |
 //! | [`engine`], the traits of [`link`] and [`storage`] | one request in, one decision out | nothing |
 //! | back ends of [`link`] and [`storage`] | sockets, captures, files, devices | `std` |
+#![cfg_attr(feature = "cas", doc = "| [`blob`] | octets by the name of their hash | `cas` |")]
 #![cfg_attr(
     feature = "std",
     doc = "| [`config`], [`server`], [`client`] | configuration; the poll loop; an initiator | `std` |"
@@ -25,6 +26,8 @@ pub mod protocol;
 pub mod storage;
 pub mod units;
 
+#[cfg(feature = "cas")]
+pub mod blob;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "std")]
