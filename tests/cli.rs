@@ -16,7 +16,7 @@ use common::server::{Home, ServerProcess, ended, mem_target, program, run};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "serve",
     "check",
     "discover",
@@ -26,6 +26,7 @@ const COMMANDS: [&str; 15] = [
     "write",
     "bench",
     "config",
+    "image",
     "record",
     "replay",
     "dump",

@@ -11,6 +11,7 @@ const DOCUMENTS: &[&str] = &[
     "config/README.md",
     "config/aoe-server.service",
     "docs/architecture.md",
+    "docs/durability.md",
     "docs/formats.md",
     "docs/operations.md",
     "docs/protocol.md",
@@ -26,7 +27,7 @@ fn commands(text: &str) -> impl Iterator<Item = Vec<&str>> {
         let is_command = words.first().is_some_and(|word| {
             ["serve", "check", "discover", "ping", "stat", "read", "write", "bench", "config"]
                 .iter()
-                .chain(&["record", "replay", "dump", "demo", "completions", "man"])
+                .chain(&["image", "record", "replay", "dump", "demo", "completions", "man"])
                 .any(|command| command == word)
         });
         is_command.then_some(words)

@@ -9,8 +9,6 @@ mod common;
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::Command;
 
 use aoe_server::client::{Client, ClientError, Disk, MaskChange, Range};
 use aoe_server::clock::now;
@@ -18,8 +16,8 @@ use aoe_server::protocol::{Address, MacAddr};
 use aoe_server::units::{Lba, SECTOR_SIZE, Sectors};
 use common::net::{MAC_A, MAC_B, PATIENCE, TestNet};
 use common::server::{Home, ServerProcess, as_nobody, client, ended, packet_link};
+use common::small_disk::SmallDisk;
 use common::stamper::{Chance, Stamper, UNIT};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 
 const E1_0: Address = Address { shelf: 1, slot: 0 };
@@ -177,39 +175,6 @@ fn an_image_cut_short_fails_where_it_is_lost_and_serves_the_rest() {
     assert_eq!(read(&mut client, &disk, last, 2).unwrap(), [0x33; 1024]);
     assert_eq!(read(&mut client, &disk, lost, 2).unwrap(), [0; 1024]);
     assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
-}
-
-/// A small file system that only the calling thread and its children see.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// Mounts one of `bytes` at `place`. `None`, said aloud, where that is not permitted; in CI that
-    /// is a failure.
-    fn mount(place: PathBuf, bytes: usize) -> Option<Self> {
-        fs::create_dir(&place).unwrap();
-        let size = format!("size={bytes}");
-        let mounted = unshare(CloneFlags::CLONE_NEWNS).is_ok()
-            && done(Command::new("mount").args(["--make-rprivate", "/"]))
-            && done(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&place));
-        if mounted {
-            return Some(Self(place));
-        }
-        let why = "cannot mount a small file system; try as root";
-        assert!(std::env::var_os("CI").is_none(), "{why}");
-        eprintln!("SKIPPED: {why}");
-        None
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Or the directory could not be removed. A server may use it still: it goes away with that.
-        done(Command::new("umount").arg("--lazy").arg(&self.0));
-    }
-}
-
-fn done(command: &mut Command) -> bool {
-    command.status().is_ok_and(|status| status.success())
 }
 
 #[test]

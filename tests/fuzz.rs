@@ -15,6 +15,8 @@ mod engine;
 mod frame;
 #[path = "fuzz_bodies/identify.rs"]
 mod identify;
+#[path = "fuzz_bodies/journal.rs"]
+mod journal;
 #[path = "fuzz_bodies/print.rs"]
 mod print;
 #[path = "fuzz_bodies/savefile.rs"]
@@ -30,11 +32,12 @@ use std::path::{Path, PathBuf};
 /// Something that is done with any octets, and panics when it goes wrong.
 type Body = fn(&[u8]);
 
-const BODIES: [(&str, Body); 7] = [
+const BODIES: [(&str, Body); 8] = [
     ("config", config::run),
     ("engine", engine::run),
     ("frame", frame::run),
     ("identify", identify::run),
+    ("journal", journal::run),
     ("print", print::run),
     ("savefile", savefile::run),
     ("settings", settings::run),

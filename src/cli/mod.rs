@@ -11,6 +11,7 @@ mod config;
 mod demo;
 mod discover;
 mod dump;
+mod image;
 mod link;
 mod live;
 mod man;
@@ -55,6 +56,7 @@ enum Command {
     Write(write::WriteCmd),
     Bench(bench::BenchCmd),
     Config(config::ConfigCmd),
+    Image(image::ImageCmd),
     Record(record::RecordCmd),
     Replay(replay::ReplayCmd),
     Dump(dump::DumpCmd),
@@ -86,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Write(command) => command.run(&mut out),
         Command::Bench(command) => command.run(&mut out),
         Command::Config(command) => command.run(&mut out),
+        Command::Image(command) => command.run(&mut out),
         Command::Record(command) => command.run(&mut out),
         Command::Replay(command) => command.run(&mut out),
         Command::Dump(command) => command.run(&mut out),

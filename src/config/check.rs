@@ -11,6 +11,7 @@ use super::target::{self, Draft, TARGET_KEYS};
 use super::text::{Report, closest};
 use super::{Config, ServerConfig};
 use crate::engine::MAX_TARGETS;
+use crate::storage::journal::FileJournal;
 
 /// The configuration that the file holds. What is wrong with it is in the report, and left out.
 pub(super) fn config(report: &mut Report<'_>, file: &DeTable<'_>) -> Config {
@@ -25,6 +26,7 @@ pub(super) fn config(report: &mut Report<'_>, file: &DeTable<'_>) -> Config {
     }
     addresses_differ(report, &drafts);
     images_differ(report, &drafts);
+    journal_is_no_image(report, &drafts, &server);
     interfaces_are_served(report, &drafts, &server);
     Config { server, targets: drafts.into_iter().filter_map(|draft| draft.target).collect() }
 }
@@ -104,6 +106,19 @@ fn images_differ(report: &mut Report<'_>, drafts: &[Draft]) {
             let first_line = report.line(first.path_at);
             let path: String = path.to_string_lossy().into();
             report.invalid(draft.path_at, Problem::SharedPath { path, first_line });
+        }
+    }
+}
+
+/// Refuses a target in the file that the server journals to, or makes a new journal in.
+fn journal_is_no_image(report: &mut Report<'_>, drafts: &[Draft], server: &ServerConfig) {
+    let Some(journal) = &server.journal else { return };
+    let places = [journal.path.clone(), FileJournal::made_at(&journal.path)];
+    let places = places.map(|place| normalized(&place));
+    for draft in drafts {
+        if let Some(path) = draft.path.as_ref().filter(|path| places.contains(&normalized(path))) {
+            let path: String = path.to_string_lossy().into();
+            report.invalid(draft.path_at, Problem::JournalPath { path });
         }
     }
 }

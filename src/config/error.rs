@@ -431,6 +431,16 @@ pub enum Problem {
         /// Where the first target with it is.
         first_line: usize,
     },
+    /// A target in the file that is the journal.
+    #[error(
+        "`path` is {}, where the `journal` of [server] is, or is made before it gets its name: \
+         give one of them another path",
+        Quoted::text(path)
+    )]
+    JournalPath {
+        /// The image.
+        path: String,
+    },
     /// There are more targets than one server serves.
     #[error("{count} targets, but {MAX_TARGETS} are the most: run another server for the rest")]
     TooManyTargets {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation};
 
-use super::super::journal::{FileJournal, Mark, is_left_over};
+use super::super::journal::{FileJournal, Mark, Word, is_left_over};
 use super::super::writer::{SyncPolicy, WriterOptions};
 use crate::holder::Holder;
 use crate::units::{SECTOR_SIZE, Sectors};
@@ -96,8 +96,8 @@ pub enum FileError {
     /// Some of what was acknowledged is not in it, but in a journal that is not the one to be used.
     #[error(
         "image {path} was not closed, and journal {journal} has writes that it lacks: name that \
-         journal in the configuration, or bring them into the image: aoe-server image recover \
-         {journal}"
+         journal in the configuration, or bring them into the image: aoe-server image recover {} {}",
+        Word(.journal), Word(.path)
     )]
     Journalled {
         /// The image.

@@ -87,7 +87,8 @@ impl FileJournal {
     pub const DEFAULT_BYTES: u64 = 256 << 20;
 
     /// Opens the journal at `path`, and creates it when it is missing. What a crash has left in it is
-    /// brought into the images first. One of another size is made anew then.
+    /// brought into the images first. One of another size is made anew then, under its
+    /// old name: images that it had nothing for carry its mark still.
     ///
     /// Starts two threads, one that journals and one that makes images durable.
     ///
@@ -112,7 +113,9 @@ impl FileJournal {
                 } else {
                     log::info!("journal {}: made anew, {bytes} bytes long", path.display());
                     // Under the name it had, and going on where it was: images have its mark.
-                    create(path, geometry, recovery.id(), recovery.scan.tip().last)?
+                    // A link to it stays one.
+                    let place = fs::canonicalize(path).unwrap_or_else(|_| path.into());
+                    create(&place, geometry, recovery.id(), recovery.scan.tip().last)?
                 }
             }
             Err(JournalError::NotFound { .. }) => {
@@ -168,6 +171,13 @@ impl FileJournal {
             threads: Mutex::new(Some(threads)),
             _lock: lock,
         })))
+    }
+
+    /// Where a journal that is to be at `path` is before it is whole.
+    pub fn made_at(path: &Path) -> PathBuf {
+        let mut new = path.as_os_str().to_owned();
+        new.push(".new");
+        PathBuf::from(new)
     }
 
     /// Where it is.
@@ -469,9 +479,7 @@ fn create(
     id: JournalId,
     last: Sequence,
 ) -> Result<Recovery, JournalError> {
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    let new = PathBuf::from(new);
+    let new = FileJournal::made_at(path);
     let failed = |op, path: &Path| {
         let path = path.to_path_buf();
         move |source| JournalError::Io { op, path, source }
@@ -485,9 +493,14 @@ fn create(
         .open(&new)
         .map_err(failed("create", &new))?;
     lock_journal(&new, &file)?;
-    format(&file, id, geometry, last).map_err(failed("write", &new))?;
-    file.set_len(geometry.bytes()).map_err(failed("write", &new))?;
-    file.sync_all().map_err(failed("sync", &new))?;
+    let written = format(&file, id, geometry, last)
+        .and_then(|()| file.set_len(geometry.bytes()))
+        .and_then(|()| file.sync_all());
+    if let Err(error) = written {
+        // Not to fill a disk that is full. Nobody else can have it: it is locked.
+        let _ = fs::remove_file(&new);
+        return Err(failed("write", &new)(error));
+    }
     rename(&new, path, last == Sequence(0))?;
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -518,7 +531,7 @@ fn rename(new: &Path, path: &Path, first: bool) -> Result<(), JournalError> {
 }
 
 /// Writes an empty journal to `medium`, every octet of it: what was written before is written
-/// faster, and its place on the disk is sure.
+/// faster, and its place on the disk is sure. Its first entry comes after `last`.
 pub(super) fn format(
     medium: &impl Medium,
     id: JournalId,

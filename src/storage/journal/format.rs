@@ -27,6 +27,8 @@ const HEAD_MAGIC: [u8; 8] = *b"AoEjourn";
 const RECORD_MAGIC: [u8; 4] = *b"AoEj";
 /// The version that is written, and the only one that is read.
 const VERSION: u16 = 1;
+/// More heads and entries than any journal will ever have: counting on from less never overflows.
+const NUMBER_MAX: u64 = 1 << 63;
 /// Octets of a head that are not reserved, the checksum included.
 const HEAD_LEN: usize = 68;
 const IN_USE: u32 = 1;
@@ -178,8 +180,9 @@ impl Head {
             turn: u64::from_le_bytes(reader.array()),
             released: Sequence(u64::from_le_bytes(reader.array())),
         };
+        let possible = head.turn < NUMBER_MAX && head.released.0 < NUMBER_MAX;
         // The one form that a head has: a state that is neither does not come back the same.
-        if head.geometry.is_sound() && head.emit() == *octets {
+        if possible && head.geometry.is_sound() && head.emit() == *octets {
             Ok(head)
         } else {
             Err(Unreadable::Invalid)
@@ -247,7 +250,7 @@ impl RecordHeader {
             && header.first.0 != 0
             && header.entries != 0
             && u64::from(header.body) <= Geometry::RECORD_MAX
-            && header.first.0.checked_add(u64::from(header.entries)).is_some();
+            && header.first.0 < NUMBER_MAX;
         sound.then_some(header)
     }
 

@@ -47,6 +47,15 @@ pub(super) enum ImageEntry<'a> {
 }
 
 impl<'a> ImageEntry<'a> {
+    /// The image that it is about.
+    pub(super) fn image(&self) -> ImageNumber {
+        let (Self::Image { image, .. }
+        | Self::Write { image, .. }
+        | Self::Zeros { image, .. }
+        | Self::Closed { image }) = *self;
+        image
+    }
+
     /// The entry, in two parts. `header` is room for the first.
     pub(super) fn emit<'b>(&self, header: &'b mut [u8; HEADER]) -> [&'b [u8]; 2]
     where

@@ -4,7 +4,7 @@
 //! attribute, keeps it from being served or replayed onto without its journal.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -52,6 +52,11 @@ impl Mark {
         self.journal == journal.id()
     }
 
+    /// Whether it tells of a journal at `path`, by whatever name. That there is none does not matter.
+    pub(super) fn names(&self, path: &Path) -> bool {
+        full_name(path) == self.path
+    }
+
     /// Marks an image, durably. `false` when its file system has no place for marks.
     ///
     /// # Errors
@@ -95,6 +100,16 @@ impl Mark {
             path: Path::new(OsStr::from_bytes(path)).into(),
         })
     }
+}
+
+/// The path of what is at `path`, or may have been, without links on the way there.
+pub(super) fn full_name(path: &Path) -> PathBuf {
+    let parts = || {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = fs::canonicalize(parent.unwrap_or(Path::new("."))).ok()?;
+        Some(directory.join(path.file_name()?))
+    };
+    fs::canonicalize(path).ok().or_else(parts).unwrap_or_else(|| path.into())
 }
 
 #[cfg(test)]

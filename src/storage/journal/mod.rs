@@ -36,10 +36,13 @@ pub use format::{Geometry, JournalId, Sequence, UNIT};
 pub use images::ImageNumber;
 pub use log::{Appender, Reclaimer, Retired, Room};
 pub use medium::Medium;
+#[doc(hidden)]
+pub use replay::fuzz;
 pub use replay::{PendingImage, Recovery, Replayed};
 pub use scan::{Scan, ScanError};
 
 pub(super) use committer::Order;
+pub(super) use error::Word;
 pub(super) use file_journal::{ImageFacts, JournalLink};
 pub(super) use mark::Mark;
 pub(super) use medium::SyncGuard;

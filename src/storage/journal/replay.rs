@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::ops::RangeInclusive;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::super::writer::Disk;
 use super::error::JournalError;
 use super::format::{JournalId, Sequence};
 use super::images::{ImageEntry, ImageNumber};
-use super::mark::Mark;
+use super::mark::{Mark, full_name};
 use super::medium::Medium;
 use super::scan::{Scan, ScanError};
 use crate::holder::Holder;
@@ -26,7 +26,7 @@ use crate::holder::Holder;
 pub struct PendingImage {
     /// Its number in the journal.
     pub number: ImageNumber,
-    /// Where it was.
+    /// Where it was; empty when that was damaged.
     pub path: PathBuf,
     /// It carries a mark by which it can be told from another file of that name.
     pub marked: bool,
@@ -34,6 +34,8 @@ pub struct PendingImage {
     pub writes: u64,
     /// Octets of those writes.
     pub bytes: u64,
+    /// Where the last of them ends, in bytes.
+    pub end: u64,
 }
 
 /// What was replayed.
@@ -56,43 +58,52 @@ pub(super) enum ReplayTrouble {
     Short { image: ImageNumber, end: u64, len: u64 },
 }
 
-/// Finds the images that have something to be replayed, in order of their numbers.
+impl PendingImage {
+    fn new(number: ImageNumber) -> Self {
+        Self { number, path: PathBuf::new(), marked: false, writes: 0, bytes: 0, end: 0 }
+    }
+
+    fn add(&mut self, offset: u64, len: u64) {
+        self.writes += 1;
+        self.end = self.end.max(offset.saturating_add(len));
+    }
+}
+
+/// Finds the images that were open, in order of their numbers. Some have nothing to be replayed.
 pub(super) fn survey(
     scan: &Scan,
     medium: &impl Medium,
 ) -> Result<Vec<PendingImage>, ReplayTrouble> {
-    let mut images = BTreeMap::new();
-    let pending =
-        |number| PendingImage { number, path: PathBuf::new(), marked: false, writes: 0, bytes: 0 };
+    let mut images: BTreeMap<ImageNumber, PendingImage> = BTreeMap::new();
     let mut unknown = None;
     let read = scan.entries(medium, |sequence, entry| {
         let Some(entry) = ImageEntry::parse(entry) else {
             unknown = Some(sequence);
             return false;
         };
+        let number = entry.image();
+        if matches!(entry, ImageEntry::Closed { .. }) {
+            images.remove(&number);
+            return true;
+        }
+        let image = images.entry(number).or_insert_with(|| PendingImage::new(number));
         match entry {
-            ImageEntry::Image { image: number, marked, path } => {
-                let image = images.entry(number).or_insert_with(|| pending(number));
+            ImageEntry::Image { marked, path, .. } => {
                 (image.marked, image.path) = (marked, path.into());
             }
-            ImageEntry::Write { image: number, data, .. } => {
-                let image = images.entry(number).or_insert_with(|| pending(number));
-                image.writes += 1;
+            ImageEntry::Write { offset, data, .. } => {
+                image.add(offset, data.len() as u64);
                 image.bytes += data.len() as u64;
             }
-            ImageEntry::Zeros { image: number, .. } => {
-                images.entry(number).or_insert_with(|| pending(number)).writes += 1;
-            }
-            ImageEntry::Closed { image } => {
-                images.remove(&image);
-            }
+            ImageEntry::Zeros { offset, len, .. } => image.add(offset, len),
+            ImageEntry::Closed { .. } => {}
         }
         true
     });
     read.map_err(ReplayTrouble::Scan)?;
     match unknown {
         Some(sequence) => Err(ReplayTrouble::UnknownEntry(sequence)),
-        None => Ok(images.into_values().filter(|image| image.writes > 0).collect()),
+        None => Ok(images.into_values().collect()),
     }
 }
 
@@ -169,6 +180,8 @@ pub struct Recovery {
     pub(super) file: Arc<File>,
     pub(super) scan: Scan,
     images: Vec<PendingImage>,
+    /// Images that were open, and of which nothing is in the journal. They may carry its mark.
+    idle: Vec<PathBuf>,
     pub(super) lock: Lock,
 }
 
@@ -198,9 +211,14 @@ impl Recovery {
         let scan = Scan::of(&file).map_err(unreadable)?;
         let (path, file) = (path.to_path_buf(), Arc::new(file));
         let lock = Lock::of(&file);
-        let mut recovery = Self { path, file, scan, images: Vec::new(), lock };
-        recovery.images =
+        let (images, idle) = (Vec::new(), Vec::new());
+        let mut recovery = Self { path, file, scan, images, idle, lock };
+        let images =
             survey(&recovery.scan, &*recovery.file).map_err(|trouble| recovery.explain(trouble))?;
+        let (images, idle): (Vec<_>, Vec<_>) =
+            images.into_iter().partition(|image| image.writes > 0);
+        recovery.images = images;
+        recovery.idle = idle.into_iter().map(|image| image.path).collect();
         Ok(recovery)
     }
 
@@ -214,17 +232,36 @@ impl Recovery {
         &self.images
     }
 
+    /// The one of them that is at `path`, as the journal names it or by another name.
+    pub fn pending_at(&self, path: &Path) -> Option<&PendingImage> {
+        let named = |path: &Path| self.images.iter().find(|image| image.path == path);
+        named(path).or_else(|| named(&full_name(path)))
+    }
+
     /// Sequence numbers of what is damaged.
     pub fn lost(&self) -> &[RangeInclusive<u64>] {
         self.scan.lost()
     }
 
-    /// Brings everything into the images, but for those in `forget`, whose writes are given up, and
-    /// empties the journal.
+    /// Looks whether an image, one of [`Self::pending`], is there and is what it was. Nothing is
+    /// changed.
     ///
     /// # Errors
-    /// [`JournalError::Damaged`] unless `accept_loss`; and when an image cannot be written to, or
-    /// is not what it was. Images may have part of their writes then; the journal still has all.
+    /// [`JournalError`], as of [`Self::replay`].
+    pub fn check(&self, image: &PendingImage) -> Result<(), JournalError> {
+        let file = Arc::new(self.open_image(image)?);
+        drop(Lock::of(&file));
+        Ok(())
+    }
+
+    /// Brings everything into the images, but for those in `forget`, named as in [`Self::pending`],
+    /// whose writes are given up, and empties the journal. With `accept_loss` also when something
+    /// is missing: what is left is brought in, in order.
+    ///
+    /// # Errors
+    /// [`JournalError::Damaged`] and [`JournalError::Nameless`] unless `accept_loss`; and when an
+    /// image cannot be written to, or is not what it was. Images may have part of their writes
+    /// then; the journal still has all.
     pub fn replay(
         &mut self,
         forget: &[PathBuf],
@@ -240,6 +277,13 @@ impl Recovery {
         for image in &self.images {
             if forget.contains(&image.path) {
                 continue;
+            }
+            if image.path.as_os_str().is_empty() {
+                if accept_loss {
+                    continue;
+                }
+                let (path, number, writes) = (self.path.clone(), image.number, image.writes);
+                return Err(JournalError::Nameless { path, number, writes });
             }
             // All of them before the first write: whatever is missing shows before.
             let file = Arc::new(self.open_image(image)?);
@@ -263,8 +307,69 @@ impl Recovery {
                 log::warn!("image {}: its mark is still there: {error}", image.display());
             }
         }
+        // Their locks are to be had again below.
+        drop((disks, locks));
         self.images.clear();
+        for path in std::mem::take(&mut self.idle).iter().chain(forget) {
+            // It may be gone, or in use. Whoever wants it can ask again.
+            if let Err(error) = self.unmark(path) {
+                log::debug!("image {}: {error}", path.display());
+            }
+        }
         Ok(replayed)
+    }
+
+    /// Takes the journal's mark from an image, when the journal has nothing for it any more: it can
+    /// then be used without the journal. Tells whether it had one.
+    ///
+    /// # Errors
+    /// [`JournalError::StillNeeded`] before [`Self::replay`] was successful;
+    /// [`JournalError::MarkOfAnother`] when the image needs another journal, and
+    /// [`JournalError::JournalReplaced`] when that was where this one is; and when the image cannot
+    /// be looked at.
+    pub fn unmark(&self, image: &Path) -> Result<bool, JournalError> {
+        let journal = self.path.clone();
+        if !self.images.is_empty() {
+            return Err(JournalError::StillNeeded { path: journal });
+        }
+        let file = Arc::new(open_and_lock(&journal, image)?);
+        let _lock = Lock::of(&file);
+        let failed =
+            |source| JournalError::Io { op: "read the mark of", path: image.into(), source };
+        let Some(mark) = Mark::of(&file).map_err(failed)? else { return Ok(false) };
+        let image = image.to_path_buf();
+        if mark.journal == self.scan.id() {
+            let failed =
+                |source| JournalError::Io { op: "take the mark from", path: image, source };
+            let disk = FileDisk::new(Arc::clone(&file));
+            let removed = disk.distrust_cache().and_then(|()| Mark::remove(disk.file()));
+            return removed.map(|()| true).map_err(failed);
+        }
+        Err(if mark.names(&journal) {
+            JournalError::JournalReplaced { journal, image }
+        } else {
+            JournalError::MarkOfAnother { journal, image, other: mark.path }
+        })
+    }
+
+    /// Takes the mark of a journal that is gone from an image: whatever only that journal had is
+    /// given up. Tells whether the image had one. `journal` is where it was, by which it is known.
+    ///
+    /// # Errors
+    /// [`JournalError::MarkOfAnother`] when the image needs a journal of another place; and when it
+    /// cannot be looked at.
+    pub fn forget_without(journal: &Path, image: &Path) -> Result<bool, JournalError> {
+        let file = Arc::new(open_and_lock(journal, image)?);
+        let _lock = Lock::of(&file);
+        let failed = |op| move |source| JournalError::Io { op, path: image.to_path_buf(), source };
+        let Some(mark) = Mark::of(&file).map_err(failed("read the mark of"))? else {
+            return Ok(false);
+        };
+        if !mark.names(journal) {
+            let (journal, image) = (journal.into(), image.into());
+            return Err(JournalError::MarkOfAnother { journal, image, other: mark.path });
+        }
+        Mark::remove(&file).map(|()| true).map_err(failed("take the mark from"))
     }
 
     /// Notes in the journal that nothing of it is needed.
@@ -278,25 +383,16 @@ impl Recovery {
     }
 
     fn open_image(&self, image: &PendingImage) -> Result<File, JournalError> {
-        let refused = |source| JournalError::Image {
+        let refused = |why| JournalError::Image {
             journal: self.path.clone(),
             image: image.path.clone(),
             writes: image.writes,
-            source,
+            why,
         };
-        let opened = OpenOptions::new().read(true).write(true).open(&image.path);
-        let file = opened.map_err(refused)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(JournalError::ImageInUse {
-                    journal: self.path.clone(),
-                    image: image.path.clone(),
-                    holder: Holder::of_lock_on(&file),
-                });
-            }
-            Err(error) => return Err(refused(error.into())),
-        }
+        let file = open_and_lock(&self.path, &image.path).map_err(|error| match error {
+            JournalError::Io { source, .. } => refused(source),
+            error => error,
+        })?;
         let mark = Mark::of(&file).map_err(refused)?;
         let ours =
             mark.is_some_and(|mark| mark.journal == self.scan.id() && mark.image == image.number);
@@ -306,6 +402,11 @@ impl Recovery {
                 image: image.path.clone(),
                 writes: image.writes,
             });
+        }
+        let len = file.metadata().map_err(refused)?.len();
+        if image.end > len {
+            let (journal, end) = (self.path.clone(), image.end);
+            return Err(JournalError::ImageShort { journal, image: image.path.clone(), end, len });
         }
         Ok(file)
     }
@@ -350,6 +451,23 @@ pub(in super::super) fn is_left_over(mark: &Mark) -> bool {
     })
 }
 
+/// Opens an image, and keeps others from using it.
+fn open_and_lock(journal: &Path, image: &Path) -> Result<File, JournalError> {
+    let refused = |source| JournalError::Io { op: "open", path: image.into(), source };
+    // Whatever was put in the image's place: a FIFO must not stop the program.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(image);
+    let file = opened.map_err(refused)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let (journal, image) = (journal.into(), image.into());
+            Err(JournalError::ImageInUse { journal, image, holder: Holder::of_lock_on(&file) })
+        }
+        Err(error) => Err(refused(error.into())),
+    }
+}
+
 /// Keeps others from using a journal.
 pub(super) fn lock_journal(path: &Path, file: &File) -> Result<(), JournalError> {
     let failed = |op, source| JournalError::Io { op, path: path.into(), source };
@@ -368,4 +486,46 @@ pub(super) fn lock_journal(path: &Path, file: &File) -> Result<(), JournalError>
         Ok(there) if identity(&there) == identity(&locked) => Ok(()),
         _ => Err(JournalError::InUse { path: path.into(), holder: None }),
     }
+}
+
+/// The rest of the body of the fuzz target `journal`: replays what is in `medium` onto images in
+/// memory of `image_bytes` each, by their numbers. `None` when it is refused.
+#[doc(hidden)]
+pub fn fuzz(
+    scan: &Scan,
+    medium: &impl Medium,
+    image_bytes: usize,
+) -> Option<BTreeMap<u64, Vec<u8>>> {
+    struct Memory(Vec<u8>);
+    impl Memory {
+        fn place(&mut self, offset: u64, len: usize) -> io::Result<&mut [u8]> {
+            let start = usize::try_from(offset).ok();
+            let rest = start.and_then(|start| self.0.get_mut(start..));
+            rest.and_then(|rest| rest.get_mut(..len)).ok_or(io::ErrorKind::InvalidInput.into())
+        }
+    }
+    impl Disk for Memory {
+        fn len(&mut self) -> io::Result<u64> {
+            Ok(self.0.len() as u64)
+        }
+        fn write(&mut self, mut offset: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+            for part in parts {
+                self.place(offset, part.len())?.copy_from_slice(part);
+                offset += part.len() as u64;
+            }
+            Ok(())
+        }
+        fn sync(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+        fn punch(&mut self, offset: u64, len: u64) -> io::Result<()> {
+            let len = usize::try_from(len).map_err(io::Error::other)?;
+            self.place(offset, len).map(|place| place.fill(0))
+        }
+    }
+    let pending = survey(scan, medium).ok()?;
+    let disk = |image: &PendingImage| (image.number, Memory(vec![0xff; image_bytes]));
+    let mut disks: BTreeMap<_, _> = pending.iter().map(disk).collect();
+    replay(scan, medium, &mut disks).ok()?;
+    Some(disks.into_iter().map(|(number, disk)| (number.0, disk.0)).collect())
 }

@@ -70,7 +70,9 @@ impl Scan {
         // What is found must not vanish after it was acted upon: a process that died may have left
         // it in the page cache only.
         medium.sync().map_err(failed("sync"))?;
-        let head = read_head(medium)?;
+        let (mut head, newest) = read_head(medium)?;
+        // One that says "clean" may be the one before the one that said "in use" and was damaged.
+        head.clean &= newest;
         let (found, wanted) = (medium.bytes().map_err(failed("measure"))?, head.geometry.bytes());
         if found < wanted {
             return Err(ScanError::Length { found, wanted });
@@ -171,8 +173,10 @@ impl Scan {
     }
 }
 
-fn read_head(medium: &impl Medium) -> Result<Head, ScanError> {
+/// The newest head that is sound, and whether it is sure that there was none after it.
+fn read_head(medium: &impl Medium) -> Result<(Head, bool), ScanError> {
     let mut newest: Option<Head> = None;
+    let mut both = false;
     let mut trouble = None;
     for place in 0..HEADS {
         let mut octets = [0; UNIT];
@@ -185,13 +189,17 @@ fn read_head(medium: &impl Medium) -> Result<Head, ScanError> {
             }
         }
         match Head::parse(&octets) {
-            Ok(head) if newest.is_none_or(|newest| head.turn > newest.turn) => newest = Some(head),
-            Ok(_) | Err(Unreadable::Invalid) => {}
+            Ok(head) => {
+                both = newest.is_some_and(|other| head.turn.abs_diff(other.turn) == 1);
+                newest = newest.filter(|newest| newest.turn > head.turn).or(Some(head));
+            }
+            Err(Unreadable::Invalid) => {}
             // It may hold things that this program would overwrite.
             Err(Unreadable::Version(found)) => return Err(ScanError::Version { found }),
         }
     }
-    newest.ok_or_else(|| trouble.unwrap_or(ScanError::NotAJournal))
+    let newest = newest.ok_or_else(|| trouble.unwrap_or(ScanError::NotAJournal))?;
+    Ok((newest, both))
 }
 
 /// Finds the records of a segment that are still needed. What is no record is stepped over: it may
@@ -253,7 +261,9 @@ fn gaps(released: Sequence, records: &[Found]) -> Vec<RangeInclusive<u64>> {
         let wanted = last.next();
         if header.first > wanted {
             lost.push(wanted.0..=header.first.0 - 1);
-        } else if previous.is_some_and(|checksum| checksum != header.previous) {
+        } else if previous
+            .is_some_and(|checksum| checksum != header.previous || header.first < wanted)
+        {
             // It follows a record that is no longer there: what stands in its place is older.
             lost.push(last.0..=last.0);
         }
