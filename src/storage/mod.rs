@@ -14,6 +14,8 @@
 
 #[cfg(feature = "std")]
 mod aligned;
+#[cfg(feature = "cas")]
+pub mod cas;
 #[cfg(feature = "std")]
 pub mod device;
 #[cfg(feature = "std")]
