@@ -16,6 +16,8 @@ struct Shared {
     event: OwnedFd,
     /// The loop sleeps or is about to.
     asleep: AtomicBool,
+    /// Somebody has news for a disk that nothing is asked of.
+    called: AtomicBool,
 }
 
 impl Waker {
@@ -25,7 +27,11 @@ impl Waker {
     /// When the process may not have another file descriptor.
     pub fn new() -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        Ok(Self(Arc::new(Shared { event, asleep: AtomicBool::new(false) })))
+        Ok(Self(Arc::new(Shared {
+            event,
+            asleep: AtomicBool::new(false),
+            called: AtomicBool::new(false),
+        })))
     }
 
     /// Makes the loop look for news soon. Whatever the news is must be visible already: it is
@@ -38,6 +44,23 @@ impl Waker {
             // It can fail only when the counter is full, and then the descriptor is readable.
             let _ = rustix::io::write(&self.0.event, &1_u64.to_le_bytes());
         }
+    }
+
+    /// Makes the loop ask every disk for news soon, those too that nothing is asked of and that it
+    /// would look at only some times a second. For what cannot wait until then, and happens a few
+    /// times a second at most: each call costs the loop a look at every disk.
+    pub fn call(&self) {
+        // Ordered before the loop's last look by the fence in `wake`.
+        self.0.called.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether somebody has called since this was last asked; a load and nothing else when nobody
+    /// has. What the caller had published before is visible then.
+    #[inline]
+    pub fn take_call(&self) -> bool {
+        // Cleared before the look, so that a call that comes in between is seen the next time.
+        self.0.called.load(Ordering::Relaxed) && self.0.called.swap(false, Ordering::AcqRel)
     }
 
     /// Announces that the loop is about to wait for [`Self::descriptor`]; it looks for news once

@@ -212,14 +212,18 @@ impl<L: Link> Listener<L> {
                 }
             }
         }
+        self.attend();
+        self.publish();
+    }
+
+    /// Asks the disks for news that nothing is asked of; every turn sees to the others.
+    pub(super) fn attend(&mut self) {
         for (index, served) in self.served.iter().enumerate() {
-            // Every turn sees to the active ones.
             if let Some(export) = self.engine.export_mut(TargetId(index)).filter(|_| !served.active)
             {
                 export.storage.progress();
             }
         }
-        self.publish();
     }
 
     fn publish(&mut self) {

@@ -190,6 +190,9 @@ impl<L: Link> Listener<L> {
         for port in 0..self.ports.len() {
             busy |= self.receive(port, now);
         }
+        if self.waker.take_call() {
+            self.attend();
+        }
         busy |= self.settle();
         while let Some(order) = self.mailbox.take() {
             self.obey(order);

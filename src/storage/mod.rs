@@ -178,7 +178,7 @@ pub trait BlockStorage {
     /// Takes in what others have finished, and passes on reads that have begun. `true` when something
     /// that answered [`Ready::Later`] or [`Accepted::Later`] is worth asking again. Cheap, called
     /// every turn while something waits, and always between a read that answered [`Ready::Later`]
-    /// and a sleep.
+    /// and a sleep; with nothing that waits some times a second, and soon after the loop is called.
     fn progress(&mut self) -> bool {
         false
     }

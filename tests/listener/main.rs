@@ -8,6 +8,7 @@
     reason = "tests count to few, and print their seeds"
 )]
 
+mod called;
 mod end_to_end;
 mod harness;
 mod held;
