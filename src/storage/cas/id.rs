@@ -84,3 +84,13 @@ impl fmt::Display for StoreId {
         self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
     }
 }
+
+/// The tree of a disk. Its depth follows from the size of the disk, so that equal disks have equal
+/// roots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TreeRoot {
+    /// The node at the top; `None` when every block is zeros.
+    pub node: Option<ContentId>,
+    /// Levels of nodes, 1 to 9: a tree of depth *d* has room for 128^*d* blocks.
+    pub depth: u8,
+}

@@ -21,5 +21,9 @@
 #![forbid(unsafe_code)]
 
 mod id;
+#[allow(dead_code, reason = "the store that uses it is being built")]
+mod node;
+#[allow(dead_code, unused_imports, reason = "the store that uses it is being built")]
+mod tree;
 
 pub use id::{BlockNumber, ContentId, FrameKind, StoreId, VolumeNumber};
