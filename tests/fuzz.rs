@@ -17,6 +17,9 @@ mod frame;
 mod identify;
 #[path = "fuzz_bodies/journal.rs"]
 mod journal;
+#[cfg(feature = "cas")]
+#[path = "fuzz_bodies/node.rs"]
+mod node;
 #[path = "fuzz_bodies/print.rs"]
 mod print;
 #[path = "fuzz_bodies/savefile.rs"]
@@ -32,12 +35,14 @@ use std::path::{Path, PathBuf};
 /// Something that is done with any octets, and panics when it goes wrong.
 type Body = fn(&[u8]);
 
-const BODIES: [(&str, Body); 8] = [
+const BODIES: &[(&str, Body)] = &[
     ("config", config::run),
     ("engine", engine::run),
     ("frame", frame::run),
     ("identify", identify::run),
     ("journal", journal::run),
+    #[cfg(feature = "cas")]
+    ("node", node::run),
     ("print", print::run),
     ("savefile", savefile::run),
     ("settings", settings::run),
@@ -73,7 +78,7 @@ fn names_in(directory: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_body_survives_its_corpus() {
-    for (name, body) in BODIES {
+    for (name, body) in BODIES.iter().copied() {
         let inputs = corpus(name);
         assert!(inputs.len() >= 10, "{name} has only {} inputs", inputs.len());
         for (path, input) in inputs {
@@ -85,7 +90,7 @@ fn every_body_survives_its_corpus() {
 
 #[test]
 fn every_body_survives_mutations_of_its_corpus() {
-    for (name, body) in BODIES {
+    for (name, body) in BODIES.iter().copied() {
         let inputs: Vec<_> = corpus(name).into_iter().map(|(_, input)| input).collect();
         let mut random = Random(0x616f_6521);
         for round in 0..MUTATIONS {

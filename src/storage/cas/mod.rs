@@ -27,3 +27,5 @@ mod node;
 mod tree;
 
 pub use id::{BlockNumber, ContentId, FrameKind, StoreId, VolumeNumber};
+#[doc(hidden)]
+pub use node::fuzz as fuzz_node;

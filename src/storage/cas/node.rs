@@ -163,3 +163,149 @@ pub(super) fn bits(mut word: u128) -> impl Iterator<Item = usize> {
         (bit < u128::BITS).then_some(bit as usize)
     })
 }
+
+/// The body of the fuzz target `node`: any octets as a node, and a tree that has it everywhere.
+#[doc(hidden)]
+pub fn fuzz(octets: &[u8]) {
+    let Ok(node) = Node::parse(octets) else { return };
+    assert_eq!(node.emit(), octets, "a node has two forms");
+    assert_eq!(Node::new(node.level, &node.places()).as_ref(), Some(&node));
+    let children: Vec<_> = node.children().collect();
+    for place in 0..PLACES {
+        let child = children.iter().find(|(at, _)| *at == place).map(|(_, id)| *id);
+        assert_eq!(node.child(place), child);
+    }
+    assert_eq!((node.child(PLACES), children.len()), (None, node.present.count_ones() as usize));
+    super::tree::fuzz(&node);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::cas::id::FrameKind;
+    use proptest::prelude::*;
+
+    /// A leaf with blocks at places 1 and 127, laid out by hand.
+    const LEAF: [u8; 88] = {
+        let mut octets = [0; 88];
+        octets[1] = 7; // level 0; 2^7 places; reserved
+        octets[8] = 0x02; // place 1
+        octets[23] = 0x80; // place 127
+        let mut at = 24;
+        while at < 88 {
+            octets[at] = if at < 56 { 0x11 } else { 0x22 };
+            at += 1;
+        }
+        octets
+    };
+    /// The BLAKE3 of [`LEAF`] with a key derived from "aoe-server archive 2026 node", computed by
+    /// another implementation.
+    const LEAF_NAME: &str = "4977f76b5716a71cbe4401f9837cd40906bb67c712d6ac236aa3c026f7901b34";
+
+    fn leaf() -> Node {
+        let mut places = [None; PLACES];
+        places[1] = Some(ContentId([0x11; 32]));
+        places[127] = Some(ContentId([0x22; 32]));
+        Node::new(0, &places).unwrap()
+    }
+
+    #[test]
+    fn a_leaf_has_known_octets_and_a_known_name() {
+        assert_eq!(leaf().emit(), LEAF);
+        assert_eq!(Node::parse(&LEAF), Ok(leaf()));
+        assert_eq!(ContentId::of(FrameKind::Node, &LEAF).to_string(), LEAF_NAME);
+    }
+
+    #[test]
+    fn a_full_node_is_the_longest() {
+        let places = array::from_fn(|place| Some(ContentId([place.to_le_bytes()[0]; 32])));
+        let node = Node::new(8, &places).unwrap();
+        let octets = node.emit();
+        assert_eq!(octets.len(), NODE_MAX);
+        assert_eq!(Node::parse(&octets).unwrap().places(), places);
+    }
+
+    #[test]
+    fn other_lengths_are_refused() {
+        for len in 0..LEAF.len() {
+            let wanted = if len < NODE_HEADER { NODE_HEADER } else { LEAF.len() };
+            assert_eq!(Node::parse(&LEAF[..len]), Err(NodeError::Length { len, wanted }));
+        }
+        for more in [1, 32, 33, 5000] {
+            let mut octets = LEAF.to_vec();
+            octets.resize(LEAF.len() + more, 0xa5);
+            let error = NodeError::Length { len: octets.len(), wanted: LEAF.len() };
+            assert_eq!(Node::parse(&octets), Err(error));
+        }
+    }
+
+    #[test]
+    fn what_is_not_canonical_is_refused() {
+        let with = |at: usize, octet: u8| {
+            let mut octets = LEAF;
+            octets[at] = octet;
+            Node::parse(&octets)
+        };
+        assert_eq!(with(0, 8).map(|node| node.level()), Ok(8));
+        assert_eq!(with(0, 9), Err(NodeError::Level(9)));
+        assert_eq!(with(1, 8), Err(NodeError::FanOut(8)));
+        (2..8).for_each(|at| assert_eq!(with(at, 1), Err(NodeError::Reserved)));
+        assert_eq!(with(9, 1), Err(NodeError::Length { len: 88, wanted: 120 }));
+        assert_eq!(Node::parse(&[0, 7, 0, 0, 0, 0, 0, 0].repeat(3)[..]), {
+            Err(NodeError::Length { len: 24, wanted: 24 + 6 * 32 }) // two sevens have six bits
+        });
+        let mut nothing = [0; NODE_HEADER];
+        nothing[1] = FAN_OUT_LOG2;
+        assert_eq!(Node::parse(&nothing), Err(NodeError::Empty));
+        assert_eq!(Node::new(0, &[None; PLACES]), None);
+    }
+
+    #[test]
+    fn a_flipped_bit_is_refused_or_shows_in_the_name() {
+        let name = ContentId::of(FrameKind::Node, &LEAF);
+        for bit in 0..LEAF.len() * 8 {
+            let mut octets = LEAF;
+            octets[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(ContentId::of(FrameKind::Node, &octets), name);
+            if let Ok(node) = Node::parse(&octets) {
+                assert_ne!(node, leaf());
+                assert_eq!(node.emit(), octets);
+            }
+        }
+    }
+
+    #[test]
+    fn levels_go_up_to_a_tree_that_has_room_for_every_disk() {
+        assert_eq!([0, 1, 3].map(blocks_below), [128, 16_384, 1 << 28]);
+        assert_eq!(blocks_below(DEPTH_MAX - 1), 1 << 63);
+    }
+
+    #[test]
+    fn places_past_the_last_have_nothing() {
+        for place in [128, 129, 1 << 32, (1 << 32) + 1, usize::MAX] {
+            assert_eq!(leaf().child(place), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_parsed_is_what_was_emitted(
+            level in 0..DEPTH_MAX,
+            ids in prop::collection::btree_map(0..PLACES, any::<[u8; 32]>(), 1..PLACES),
+        ) {
+            let places = array::from_fn(|place| ids.get(&place).copied().map(ContentId));
+            let node = Node::new(level, &places).unwrap();
+            prop_assert_eq!(Node::parse(&node.emit()), Ok(node.clone()));
+            prop_assert_eq!(node.places(), places);
+            prop_assert_eq!(node.children().count(), ids.len());
+            for (place, id) in places.iter().enumerate() {
+                prop_assert_eq!(node.child(place), *id);
+            }
+        }
+
+        #[test]
+        fn any_octets_are_read_without_panic(octets in prop::collection::vec(any::<u8>(), 0..300)) {
+            fuzz(&octets);
+        }
+    }
+}

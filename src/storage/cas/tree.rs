@@ -12,6 +12,9 @@
 
 mod cursor;
 mod diff;
+mod fuzz;
+#[cfg(test)]
+mod tests;
 mod update;
 mod walk;
 
@@ -21,6 +24,7 @@ use super::id::{BlockNumber, ContentId, TreeRoot};
 use super::node::{DEPTH_MAX, FAN_OUT, FAN_OUT_LOG2, Node, blocks_below};
 
 pub(super) use cursor::{Cursor, NodeMemory, Peek};
+pub(super) use fuzz::fuzz;
 pub(super) use walk::{NodePlace, NodeVisitor};
 
 /// Where nodes come from.
