@@ -29,3 +29,5 @@ mod tree;
 pub use id::{BlockNumber, ContentId, FrameKind, StoreId, VolumeNumber};
 #[doc(hidden)]
 pub use node::fuzz as fuzz_node;
+#[doc(hidden)]
+pub use tree::TreeBench;

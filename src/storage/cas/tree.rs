@@ -10,6 +10,7 @@
 //!   is never taken for zeros.
 //! * A subtree that two roots share is never read to compare or to clear it.
 
+mod bench;
 mod cursor;
 mod diff;
 mod fuzz;
@@ -23,6 +24,8 @@ use std::sync::Arc;
 use super::id::{BlockNumber, ContentId, TreeRoot};
 use super::node::{DEPTH_MAX, FAN_OUT, FAN_OUT_LOG2, Node, blocks_below};
 
+#[doc(hidden)]
+pub use bench::TreeBench;
 pub(super) use cursor::{Cursor, NodeMemory, Peek};
 pub(super) use fuzz::fuzz;
 pub(super) use walk::{NodePlace, NodeVisitor};
