@@ -6,6 +6,7 @@
 #[path = "storage/loop_device.rs"]
 mod loop_device;
 
+use aoe_server::storage::cas::TreeBench;
 use aoe_server::storage::file::{FileOptions, FileStorage};
 use aoe_server::storage::journal::{FileJournal, JournalOptions};
 use aoe_server::storage::{Accepted, BlockStorage, Ready, Ticket};
@@ -104,4 +105,16 @@ fn reads_and_writes_of_a_device_allocate_nothing() {
         disk.outcome(last).unwrap();
         assert_eq!(allocations(), before, "{method:?}");
     }
+}
+
+#[test]
+fn looking_up_a_block_of_an_archive_allocates_nothing() {
+    check_that_they_are_counted();
+    let mut tree = TreeBench::new(1 << 15);
+    let before = allocations();
+    for block in 0..1 << 15 {
+        tree.peek(block).unwrap();
+        tree.peek(block * 4097 % (1 << 15)).unwrap();
+    }
+    assert_eq!(allocations(), before);
 }

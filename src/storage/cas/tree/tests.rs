@@ -340,7 +340,11 @@ fn every_node_that_changed_is_written_once() {
     let (root, asked, put) = nodes.cost(|| nodes.update(TreeRoot::empty(4), &[], &all));
     assert_eq!((asked, put), (0, 32 + 3)); // the leaves, and the nodes above them
     let (same, asked, put) = nodes.cost(|| nodes.update(root, &[], &all));
-    assert_eq!((same, asked, put), (root, 32 + 3, 0));
+    assert_eq!((same, asked, put), (root, 3, 0)); // leaves are made anew and compared by name
+    let (same, asked, put) = nodes.cost(|| nodes.update(root, &[], &all[1..]));
+    assert_eq!((same, asked, put), (root, 3 + 1, 0)); // but not when something of them stays
+    let (same, asked, put) = nodes.cost(|| nodes.update(root, &[128..256], &all[..128]));
+    assert_eq!((same, asked, put), (root, 3, 0));
     let (other, asked, put) =
         nodes.cost(|| nodes.update(root, &[], &[(BlockNumber(1), Some(content(1)))]));
     assert_eq!((asked, put), (3, 4)); // its leaf is new
@@ -491,6 +495,7 @@ fn a_node_of_another_level_is_damage() {
     assert_eq!(root.lookup(BlockNumber(1), &nodes), found);
     assert_eq!(Cursor::default().peek(root, BlockNumber(1), &nodes), Err(error));
     assert_eq!(root.walk(0..9, &nodes, &mut |_, _| ON), Err(error.into()));
+    assert_eq!(root.diff(leaf, &nodes, &mut |_, _, _| ON), Err(error.into()));
     assert_eq!(root.truncate(1, &nodes, &mut |_, _| {}), Err(error.into()));
     let change = [(BlockNumber(1), None)];
     assert_eq!(root.update(&[], &change, &nodes, &mut |_, _| {}), Err(error.into()));

@@ -12,9 +12,9 @@ impl TreeRoot {
     /// length and reach past the end of the tree.
     ///
     /// Every node that changed is handed to `emit` once, those below it first; a node that comes up
-    /// in several places of the tree may be handed over for each. What has not changed is not read,
-    /// except on the way to a change; a node that lies in a cleared range as a whole is not either.
-    /// An error may come when nodes were handed over already: they are of no use then.
+    /// in several places of the tree may be handed over for each. Only nodes on the way to a change
+    /// are read, and of these none that is cleared as a whole and no leaf of which every block is
+    /// changed. An error may come when nodes were handed over already: they are of no use then.
     ///
     /// # Panics
     /// If `cleared` or `changes` are not in order: the tree would come out wrong.
@@ -51,7 +51,7 @@ impl TreeRoot {
         while root.depth < depth {
             let mut places = [None; PLACES];
             places[0] = root.node;
-            root.node = store(Node::new(root.depth, &places), emit);
+            root.node = store(Node::new(root.depth, &places), None, emit);
             root.depth += 1;
         }
         root
@@ -150,11 +150,13 @@ where
         edits: Edits<'_>,
     ) -> Result<Option<ContentId>, S::Error> {
         let end = first + blocks_below(level);
-        let id = id.filter(|_| !edits.clear_all(first..end));
-        if id.is_none() && !edits.add() {
+        // Whoever writes from the start to the end should not have to read leaves for it.
+        let replaced = level == 0 && edits.changes.len() == PLACES;
+        let base = id.filter(|_| !replaced && !edits.clear_all(first..end));
+        if base.is_none() && !edits.add() {
             return Ok(None);
         }
-        let old = id.map(|id| read(self.source, id, level)).transpose()?;
+        let old = base.map(|id| read(self.source, id, level)).transpose()?;
         let mut places = old.as_ref().map_or([None; PLACES], |old| old.places());
         // Ranges have nothing to clear where there is nothing.
         let cleared = if old.is_some() { edits.cleared } else { &[] };
@@ -172,15 +174,19 @@ where
                 _ => self.subtree(level - 1, child_first, *child, here)?,
             };
         }
-        let new = Node::new(level, &places);
-        if new.as_ref() == old.as_deref() { Ok(id) } else { Ok(store(new, self.emit)) }
+        match Node::new(level, &places) {
+            new if new.as_ref() == old.as_deref() => Ok(base),
+            new => Ok(store(new, id, self.emit)),
+        }
     }
 }
 
-/// Hands over a new node, if there is one, and says what it is called.
-fn store(node: Option<Node>, emit: Emit<'_>) -> Option<ContentId> {
+/// Says what a node is called, if there is one, and hands it over unless it is the one `before`.
+fn store(node: Option<Node>, before: Option<ContentId>, emit: Emit<'_>) -> Option<ContentId> {
     let octets = node?.emit();
     let id = ContentId::of(FrameKind::Node, &octets);
-    emit(id, octets);
+    if before != Some(id) {
+        emit(id, octets);
+    }
     Some(id)
 }
