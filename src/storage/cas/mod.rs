@@ -20,11 +20,24 @@
 
 #![forbid(unsafe_code)]
 
+#[allow(dead_code, reason = "the store that uses it is being built")]
+mod compress;
+#[allow(dead_code, reason = "the store that uses it is being built")]
+mod entry;
+#[allow(dead_code, reason = "the store that uses it is being built")]
+mod frame;
 mod id;
 #[allow(dead_code, reason = "the store that uses it is being built")]
 mod node;
 #[allow(dead_code, unused_imports, reason = "the store that uses it is being built")]
 mod tree;
+mod manifest;
+#[allow(dead_code, reason = "the store that uses it is being built")]
+mod octets;
+#[allow(dead_code, reason = "the store that uses it is being built")]
+mod pack;
+#[allow(dead_code, reason = "the store that uses it is being built")]
+mod root;
 
 pub use id::{BlockNumber, ContentId, FrameKind, StoreId, VolumeNumber};
 #[doc(hidden)]
