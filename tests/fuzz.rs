@@ -7,6 +7,21 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[cfg(feature = "cas")]
+#[path = "fuzz_bodies/archive_entry.rs"]
+mod archive_entry;
+#[cfg(feature = "cas")]
+#[path = "fuzz_bodies/archive_frame.rs"]
+mod archive_frame;
+#[cfg(feature = "cas")]
+#[path = "fuzz_bodies/archive_manifest.rs"]
+mod archive_manifest;
+#[cfg(feature = "cas")]
+#[path = "fuzz_bodies/archive_pack.rs"]
+mod archive_pack;
+#[cfg(feature = "cas")]
+#[path = "fuzz_bodies/archive_root.rs"]
+mod archive_root;
 #[path = "fuzz_bodies/config.rs"]
 mod config;
 #[path = "fuzz_bodies/engine.rs"]
@@ -36,6 +51,16 @@ use std::path::{Path, PathBuf};
 type Body = fn(&[u8]);
 
 const BODIES: &[(&str, Body)] = &[
+    #[cfg(feature = "cas")]
+    ("archive_entry", archive_entry::run),
+    #[cfg(feature = "cas")]
+    ("archive_frame", archive_frame::run),
+    #[cfg(feature = "cas")]
+    ("archive_manifest", archive_manifest::run),
+    #[cfg(feature = "cas")]
+    ("archive_pack", archive_pack::run),
+    #[cfg(feature = "cas")]
+    ("archive_root", archive_root::run),
     ("config", config::run),
     ("engine", engine::run),
     ("frame", frame::run),
@@ -102,6 +127,7 @@ fn every_body_survives_mutations_of_its_corpus() {
 }
 
 #[test]
+#[cfg(feature = "cas")]
 fn bodies_targets_and_corpora_go_together() {
     let bodies: BTreeSet<String> = BODIES.iter().map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(names_in("tests/fuzz_bodies"), bodies);

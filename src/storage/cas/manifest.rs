@@ -357,8 +357,10 @@ impl Manifest {
                 return Err(wrong("a snapshot of no volume"));
             }
         }
-        let key = |snapshot: &SnapshotEntry| (snapshot.volume, snapshot.name.clone());
-        if !self.snapshots.is_sorted_by(|one, next| key(one) < key(next)) {
+        let is_sorted = self
+            .snapshots
+            .is_sorted_by(|one, next| (one.volume, &one.name) < (next.volume, &next.name));
+        if !is_sorted {
             return Err(wrong("the order of snapshots"));
         }
         Ok(())

@@ -27,6 +27,8 @@ mod entry;
 #[allow(dead_code, reason = "the store that uses it is being built")]
 mod frame;
 mod id;
+#[doc(hidden)]
+pub mod internals;
 #[allow(dead_code, reason = "the store that uses it is being built")]
 mod node;
 #[allow(dead_code, unused_imports, reason = "the store that uses it is being built")]

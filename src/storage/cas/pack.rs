@@ -117,6 +117,11 @@ impl FramePlace {
         self.offset as u64 + self.len as u64
     }
 
+    /// The octets of the frame, if `pack`, a whole pack, is that long.
+    pub(super) fn of(self, pack: &[u8]) -> Option<&[u8]> {
+        pack.get(self.offset as usize..)?.get(..self.len as usize)
+    }
+
     /// Whether it can be in a pack of `pack_bytes`: behind the header, before what the directory needs
     /// at least.
     pub(super) const fn is_within(self, pack_bytes: u64) -> bool {
@@ -321,7 +326,7 @@ pub(super) fn parse_directory(
     }
 }
 
-fn directory_hash(directory: &[u8]) -> [u8; 16] {
+pub(super) fn directory_hash(directory: &[u8]) -> [u8; 16] {
     let mut hash = [0; 16];
     hash.copy_from_slice(&blake3::hash(directory).as_bytes()[..16]);
     hash

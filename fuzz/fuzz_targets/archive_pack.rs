@@ -1,0 +1,7 @@
+//! Fuzzes `tests/fuzz_bodies/archive_pack.rs`.
+#![no_main]
+
+#[path = "../../tests/fuzz_bodies/archive_pack.rs"]
+mod body;
+
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| body::run(octets));
