@@ -87,3 +87,102 @@ pub(super) fn decompress(codec: Codec, stored: &[u8], raw_len: usize) -> Option<
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// 64 times an `a`, as the LZ4 library in C compresses it: one literal, a match of 58 at a distance
+    /// of 1, five literals.
+    const STORED: [u8; 11] =
+        [0x1f, b'a', 0x01, 0x00, 58 - 4 - 15, 0x50, b'a', b'a', b'a', b'a', b'a'];
+
+    /// Octets without any order.
+    fn random(len: usize) -> Vec<u8> {
+        let mut octets = vec![0; len];
+        blake3::Hasher::new().finalize_xof().fill(&mut octets);
+        octets
+    }
+
+    fn stored(raw: &[u8]) -> (Codec, Vec<u8>) {
+        // What was in it before must not matter.
+        let mut out = vec![0xa5; 100];
+        let codec = compress(raw, &mut out);
+        (codec, out)
+    }
+
+    #[test]
+    fn what_another_lz4_compressed_can_be_read() {
+        let raw = decompress(Codec::Lz4, &STORED, 64);
+        assert_eq!(raw.as_deref(), Some(&[b'a'; 64][..]));
+    }
+
+    #[test]
+    fn what_gains_too_little_is_kept_as_it_is() {
+        for len in [1, 15, 16, 512, 4096, 16384, 65536] {
+            let block = random(len);
+            assert_eq!(stored(&block), (Codec::Raw, block), "{len} octets");
+        }
+        // A sixteenth of 16384 octets is 1024: with the zeros, a little less than that is saved, or more.
+        for (zeros, codec) in [(960, Codec::Raw), (1200, Codec::Lz4)] {
+            let mut block = random(16384);
+            block[..zeros].fill(0);
+            let (found, out) = stored(&block);
+            assert_eq!(found, codec, "{zeros} zeros become {} octets", out.len());
+            assert!(codec == Codec::Raw || out.len() <= 16384 / 16 * 15);
+        }
+    }
+
+    #[test]
+    fn all_zeros_are_within_the_greatest_ratio() {
+        for len in [4096, 16384, 65536, 64 << 20] {
+            let (codec, out) = stored(&vec![0; len]);
+            assert_eq!(codec, Codec::Lz4);
+            assert_eq!(decompress(codec, &out, len), Some(vec![0; len]));
+        }
+    }
+
+    #[test]
+    fn only_the_exact_length_is_handed_out() {
+        for len in 0..1000 {
+            let raw = decompress(Codec::Lz4, &STORED, len);
+            assert_eq!(raw.is_some(), len == 64, "{len} octets");
+            let raw = decompress(Codec::Raw, &[0xa5; 64], len);
+            assert_eq!(raw.is_some(), len == 64, "{len} octets");
+        }
+        for len in 0..STORED.len() {
+            assert_eq!(decompress(Codec::Lz4, &STORED[..len], 64), None, "of {len} octets");
+        }
+    }
+
+    #[test]
+    fn an_absurd_length_is_refused_before_there_is_memory_for_it() {
+        assert_eq!(decompress(Codec::Lz4, &STORED, usize::MAX), None);
+        assert_eq!(decompress(Codec::Lz4, &STORED, 1 << 40), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_compressed_comes_back(
+            pieces in prop::collection::vec((any::<u8>(), 1_usize..300), 0..100),
+            noise in prop::collection::vec(any::<u8>(), 0..3000),
+        ) {
+            let mut raw = noise;
+            raw.extend(pieces.iter().flat_map(|(octet, len)| std::iter::repeat_n(*octet, *len)));
+            let (codec, out) = stored(&raw);
+            prop_assert!(out.len() <= raw.len());
+            prop_assert_eq!(decompress(codec, &out, raw.len()), Some(raw));
+        }
+
+        #[test]
+        fn no_input_panics(
+            stored in prop::collection::vec(any::<u8>(), 0..200),
+            raw_len in 0_usize..10_000,
+        ) {
+            let raw = decompress(Codec::Lz4, &stored, raw_len);
+            prop_assert!(raw.is_none_or(|raw| raw.len() == raw_len));
+        }
+    }
+}

@@ -97,3 +97,119 @@ impl<'a> ArchiveEntry<'a> {
         is_somewhere.then_some(parsed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hex_literal::hex;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Four sectors of volume 7 are made zeros from sector 512 on: the ninth write to it.
+    const CLEARED: [u8; HEADER] = hex!(
+        "12 00 00 00"              // zeros, reserved
+        "07 00 00 00"              // volume 7
+        "09 00 00 00 00 00 00 00"  // number 9
+        "00 02 00 00 00 00 00 00"  // sector 512
+        "04 00 00 00 00 00 00 00"  // four sectors
+    );
+    /// The same with a sector that is written, which is not shown.
+    const WRITTEN: [u8; HEADER] = hex!(
+        "11 00 00 00"              // write, reserved
+        "07 00 00 00"              // volume 7
+        "09 00 00 00 00 00 00 00"  // number 9
+        "00 02 00 00 00 00 00 00"  // sector 512
+        "00 00 00 00 00 00 00 00"  // nothing: the length of the entry tells
+    );
+    const VOLUME: VolumeNumber = VolumeNumber(7);
+    const LBA: Lba = Lba(512);
+
+    fn octets(entry: &ArchiveEntry<'_>) -> Vec<u8> {
+        entry.emit(&mut [0xa5; HEADER]).concat()
+    }
+
+    #[test]
+    fn known_entries() {
+        let cleared =
+            ArchiveEntry::Zeros { volume: VOLUME, number: 9, lba: LBA, count: Sectors(4) };
+        assert_eq!(octets(&cleared), CLEARED);
+        assert_eq!(ArchiveEntry::parse(&CLEARED), Some(cleared));
+        assert_eq!(cleared.range(), (LBA, Sectors(4)));
+
+        let data = &[0x5a; 512];
+        let written = ArchiveEntry::Write { volume: VOLUME, number: 9, lba: LBA, data };
+        let known = [&WRITTEN[..], data].concat();
+        assert_eq!(octets(&written), known);
+        assert_eq!(ArchiveEntry::parse(&known), Some(written));
+        assert_eq!((written.volume(), written.number()), (VOLUME, 9));
+        assert_eq!(written.range(), (LBA, Sectors(1)));
+    }
+
+    #[test]
+    fn refuses_what_is_not_whole_sectors_somewhere() {
+        for len in 0..1200 {
+            let octets = [&WRITTEN[..], &vec![0x5a; len]].concat();
+            let parsed = ArchiveEntry::parse(&octets);
+            assert_eq!(parsed.is_some(), matches!(len, 512 | 1024), "{len} octets of data");
+            let shorter = ArchiveEntry::parse(&CLEARED[..len.min(HEADER - 1)]);
+            assert_eq!(shorter, None);
+        }
+        let longer = [&CLEARED[..], &[0]].concat();
+        assert_eq!(ArchiveEntry::parse(&longer), None);
+        for count in [0, u64::MAX - 511, u64::MAX] {
+            let mut octets = CLEARED;
+            octets[24..].copy_from_slice(&count.to_le_bytes());
+            assert_eq!(ArchiveEntry::parse(&octets), None, "{count} sectors");
+        }
+    }
+
+    #[test]
+    fn every_bit_means_something() {
+        for bit in 0..HEADER * 8 {
+            let mut flipped = CLEARED;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            // The journal has checksums; here it is enough that no octet is passed over.
+            if let Some(entry) = ArchiveEntry::parse(&flipped) {
+                assert_ne!(entry, ArchiveEntry::parse(&CLEARED).unwrap(), "bit {bit}");
+                assert_eq!(octets(&entry), flipped);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn entries_have_one_form(
+            mut entry in prop::collection::vec(any::<u8>(), HEADER..HEADER + 600),
+            kind in 0x10_u8..0x14,
+            small in any::<bool>(),
+        ) {
+            entry[0] = kind;
+            if small {
+                entry[1..4].fill(0);
+                entry[20..HEADER].fill(0);
+                entry.truncate(HEADER + 512);
+            }
+            if let Some(parsed) = ArchiveEntry::parse(&entry) {
+                prop_assert_eq!(octets(&parsed), entry);
+            }
+        }
+
+        #[test]
+        fn what_is_written_is_read(
+            (volume, number) in any::<(u32, u64)>(),
+            lba in 0_u64..1 << 48,
+            count in 1_u64..9,
+            data in prop::option::of(any::<u8>()),
+        ) {
+            let (volume, lba, count) = (VolumeNumber(volume), Lba(lba), Sectors(count));
+            let data = data.map(|octet| vec![octet; usize::try_from(count.0).unwrap() * 512]);
+            let entry = match &data {
+                Some(data) => ArchiveEntry::Write { volume, number, lba, data },
+                None => ArchiveEntry::Zeros { volume, number, lba, count },
+            };
+            prop_assert_eq!(entry.range(), (lba, count));
+            let octets = octets(&entry);
+            prop_assert_eq!(ArchiveEntry::parse(&octets), Some(entry));
+        }
+    }
+}

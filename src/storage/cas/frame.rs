@@ -205,3 +205,187 @@ pub(super) fn open_frame(
     let found = ContentId::of(kind, &raw);
     if found == id { Ok(raw) } else { Err(FrameError::Content { wanted: id, found }) }
 }
+
+#[cfg(test)]
+mod tests {
+    use hex_literal::hex;
+    use proptest::prelude::*;
+
+    use super::super::compress::compress;
+    use super::*;
+
+    /// The block `abc`, whose name every description of BLAKE3 has.
+    const ABC: [u8; 59] = hex!(
+        "41 6f 45 66"                          // AoEf
+        "01 01 00 00"                          // version 1, a block, as it is, reserved
+        "03 00 00 00"                          // 3 octets
+        "03 00 00 00"                          // in 3 octets
+        "64 37 b3 ac 38 46 51 33 ff b6 3b 75"  // BLAKE3
+        "27 3a 8d b5 48 c5 58 46 5d 79 db 03"
+        "fd 35 9c 6c d5 bd 9d 85"
+        "b7 3f 4b 36"                          // checksum of the payload
+        "8b 7e 12 4c"                          // checksum of the header
+        "61 62 63"                             // abc
+    );
+    /// 64 times an `a` as a node, compressed.
+    const NODE: [u8; 67] = hex!(
+        "41 6f 45 66"                          // AoEf
+        "01 02 01 00"                          // version 1, a node, LZ4, reserved
+        "40 00 00 00"                          // 64 octets
+        "0b 00 00 00"                          // in 11 octets
+        "d1 1f be d7 3a 56 53 75 de 2d 1f a8"  // BLAKE3 with the key of nodes
+        "64 b8 ec 68 10 5c 56 7b fa ff 3f c1"
+        "ab f4 e1 63 c7 51 2c 1e"
+        "7c bd 95 75"                          // checksum of the payload
+        "5b 50 e6 12"                          // checksum of the header
+        "1f 61 01 00 27 50 61 61 61 61 61"     // one literal, a match, five literals
+    );
+
+    fn abc() -> ContentId {
+        ContentId::of(FrameKind::Block, b"abc")
+    }
+
+    fn frame(kind: FrameKind, raw: &[u8]) -> Vec<u8> {
+        let mut payload = vec![0xa5; 10];
+        let codec = compress(raw, &mut payload);
+        let header =
+            FrameHeader::of(kind, ContentId::of(kind, raw), codec, word(raw.len()), &payload);
+        [&header.emit()[..], &payload].concat()
+    }
+
+    #[test]
+    fn known_frames() {
+        let header = FrameHeader::parse(&ABC).unwrap();
+        let (raw_len, stored_len, checksum) = (3, 3, 0x364b_3fb7);
+        let (kind, codec) = (FrameKind::Block, Codec::Raw);
+        assert_eq!(header, FrameHeader { kind, codec, raw_len, stored_len, id: abc(), checksum });
+        assert_eq!(header.frame_len(), ABC.len());
+        assert_eq!(open_frame(&ABC, FrameKind::Block, abc()), Ok(b"abc".to_vec()));
+        assert_eq!(frame(FrameKind::Block, b"abc"), ABC);
+
+        let id = ContentId::of(FrameKind::Node, &[b'a'; 64]);
+        assert_eq!(open_frame(&NODE, FrameKind::Node, id), Ok(vec![b'a'; 64]));
+        // Compressed by another LZ4, which finds a match earlier.
+        let payload = &NODE[FRAME_HEADER..];
+        let header = FrameHeader::of(FrameKind::Node, id, Codec::Lz4, 64, payload);
+        assert_eq!(header.emit(), NODE[..FRAME_HEADER]);
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found() {
+        let node = ContentId::of(FrameKind::Node, &[b'a'; 64]);
+        let frames: [(&[u8], _, _); 2] =
+            [(&ABC, FrameKind::Block, abc()), (&NODE, FrameKind::Node, node)];
+        for (octets, kind, id) in frames {
+            for bit in 0..octets.len() * 8 {
+                let mut flipped = octets.to_vec();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert!(open_frame(&flipped, kind, id).is_err(), "bit {bit} of a {kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_every_other_length() {
+        for len in 0..FRAME_HEADER {
+            assert_eq!(FrameHeader::parse(&ABC[..len]), Err(FrameError::Header));
+        }
+        for found in [FRAME_HEADER, ABC.len() - 1] {
+            let short = open_frame(&ABC[..found], FrameKind::Block, abc());
+            assert_eq!(short, Err(FrameError::Length { wanted: found, found: 59 }));
+        }
+        let long = open_frame(&[&ABC[..], b"d"].concat(), FrameKind::Block, abc());
+        assert_eq!(long, Err(FrameError::Length { wanted: 60, found: 59 }));
+    }
+
+    #[test]
+    fn one_kind_never_passes_for_another() {
+        let wanted_id = ContentId([0x5a; 32]);
+        let other = open_frame(&ABC, FrameKind::Block, wanted_id);
+        let wanted = FrameKind::Block;
+        let found_id = abc();
+        let error = FrameError::Other { wanted, wanted_id, found: FrameKind::Block, found_id };
+        assert_eq!(other, Err(error));
+        let wanted = FrameKind::Node;
+        let other = open_frame(&ABC, wanted, found_id);
+        let error =
+            FrameError::Other { wanted, wanted_id: found_id, found: FrameKind::Block, found_id };
+        assert_eq!(other, Err(error));
+    }
+
+    #[test]
+    fn a_frame_that_is_not_what_it_is_called_is_refused() {
+        let wanted = ContentId([0x5a; 32]);
+        let header = FrameHeader::of(FrameKind::Block, wanted, Codec::Raw, 3, b"abc");
+        let octets = [&header.emit()[..], b"abc"].concat();
+        let opened = open_frame(&octets, FrameKind::Block, wanted);
+        assert_eq!(opened, Err(FrameError::Content { wanted, found: abc() }));
+    }
+
+    #[test]
+    fn later_versions_are_refused_by_their_number() {
+        let mut later = ABC;
+        later[4] = 2;
+        assert_eq!(FrameHeader::parse(&later), Err(FrameError::Version { found: 2 }));
+    }
+
+    #[test]
+    fn headers_that_say_what_cannot_be_are_refused() {
+        let sound = FrameHeader::parse(&ABC).unwrap();
+        let lz4 =
+            |raw_len, stored_len| FrameHeader { codec: Codec::Lz4, raw_len, stored_len, ..sound };
+        let raw = |len| FrameHeader { raw_len: len, stored_len: len, ..sound };
+        let refused = [
+            raw(0),
+            raw(65537),
+            raw(u32::MAX),
+            FrameHeader { stored_len: 4, ..sound },
+            FrameHeader { kind: FrameKind::Manifest, ..raw((64 << 20) + 1) },
+            FrameHeader { kind: FrameKind::Node, ..raw(65537) },
+            lz4(100, 0),
+            lz4(100, 100),
+            lz4(65537, 1000),
+            lz4(65536, 255),
+        ];
+        for header in refused {
+            assert_eq!(FrameHeader::parse(&header.emit()), Err(FrameError::Header), "{header:?}");
+        }
+        let taken = [
+            raw(65536),
+            FrameHeader { kind: FrameKind::Manifest, ..raw(64 << 20) },
+            lz4(100, 99),
+            lz4(65536, 256),
+        ];
+        for header in taken {
+            assert_eq!(FrameHeader::parse(&header.emit()), Ok(header));
+        }
+        for (octet, wrong) in [(5, 0), (5, 5), (6, 2), (7, 1)] {
+            let mut octets = *ABC.first_chunk::<FRAME_HEADER>().unwrap();
+            octets[octet] = wrong;
+            seal(&mut octets);
+            assert_eq!(FrameHeader::parse(&octets), Err(FrameError::Header), "octet {octet}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_put_in_comes_out(
+            kind in 1_u8..=4,
+            raw in prop::collection::vec(0_u8..4, 1..5000),
+        ) {
+            let kind = FrameKind::from_code(kind).unwrap();
+            let octets = frame(kind, &raw);
+            prop_assert_eq!(open_frame(&octets, kind, ContentId::of(kind, &raw)), Ok(raw));
+        }
+
+        #[test]
+        fn a_header_has_one_form(octets in prop::array::uniform32(any::<u8>()), place in 4_usize..25) {
+            let mut header = *ABC.first_chunk::<FRAME_HEADER>().unwrap();
+            header[place..place + 4].copy_from_slice(&octets[..4]);
+            seal(&mut header);
+            if let Ok(parsed) = FrameHeader::parse(&header) {
+                prop_assert_eq!(parsed.emit(), header);
+            }
+        }
+    }
+}

@@ -215,8 +215,8 @@ pub(super) enum ManifestError {
     },
 }
 
-const MANIFEST: &str = "the manifest";
-const LIST: &str = "the list of packs";
+const MANIFEST_NAME: &str = "the manifest";
+const LIST_NAME: &str = "the list of packs";
 
 const fn cut_short(what: &'static str) -> ManifestError {
     ManifestError::Length { what }
@@ -224,7 +224,7 @@ const fn cut_short(what: &'static str) -> ManifestError {
 
 /// A manifest of which `wrong` is said.
 const fn wrong(wrong: &'static str) -> ManifestError {
-    ManifestError::Wrong { what: MANIFEST, wrong }
+    ManifestError::Wrong { what: MANIFEST_NAME, wrong }
 }
 
 /// Whether a volume or a snapshot can be called so: 1 to [`NAME_MAX`] of the characters `A` to `Z`, `a` to
@@ -273,10 +273,10 @@ impl<'a> Disk<'a> {
     }
 
     fn parse(reader: &mut Reader<'a>) -> Result<Self, ManifestError> {
-        let header = reader.octets(VOLUME_HEADER).ok_or(cut_short(MANIFEST))?;
+        let header = reader.octets(VOLUME_HEADER).ok_or(cut_short(MANIFEST_NAME))?;
         let (mut disk, name_len) =
             Self::parse_header(&mut Reader::new(header)).ok_or(wrong("a tree's root"))?;
-        let name = reader.octets(name_len).ok_or(cut_short(MANIFEST))?;
+        let name = reader.octets(name_len).ok_or(cut_short(MANIFEST_NAME))?;
         disk.name = std::str::from_utf8(name).map_err(|_| wrong("a name"))?;
         Ok(disk)
     }
@@ -374,6 +374,10 @@ impl Manifest {
         if let Err(error) = self.check() {
             panic!("{error}");
         }
+        self.emit_unchecked()
+    }
+
+    fn emit_unchecked(&self) -> Vec<u8> {
         let counts = [self.volumes.len(), self.snapshots.len(), self.pack_lists.len()];
         let disks = (counts[0] + counts[1]) * (VOLUME_HEADER + NAME_MAX);
         let mut octets = Vec::with_capacity(MANIFEST_HEADER + disks + counts[2] * FRAME_REF);
@@ -407,8 +411,8 @@ impl Manifest {
 
     /// What `octets`, the whole content of its frame, say.
     pub(super) fn parse(octets: &[u8]) -> Result<Self, ManifestError> {
-        let mut reader = start(octets, MANIFEST_MAGIC, MANIFEST)?;
-        let header = reader.octets(MANIFEST_HEADER - 10).ok_or(cut_short(MANIFEST))?;
+        let mut reader = start(octets, MANIFEST_MAGIC, MANIFEST_NAME)?;
+        let header = reader.octets(MANIFEST_HEADER - 10).ok_or(cut_short(MANIFEST_NAME))?;
         let header = Self::parse_header(&mut Reader::new(header));
         let (mut manifest, counts) = header.ok_or(wrong("its header"))?;
         let unknown = manifest.features.read & !Features::KNOWN.read;
@@ -420,7 +424,7 @@ impl Manifest {
         let least = (volumes.saturating_add(snapshots).saturating_mul(VOLUME_HEADER))
             .saturating_add(pack_lists.saturating_mul(FRAME_REF));
         if least > reader.len() {
-            return Err(cut_short(MANIFEST));
+            return Err(cut_short(MANIFEST_NAME));
         }
         manifest.volumes.reserve_exact(volumes);
         for _ in 0..volumes {
@@ -436,7 +440,7 @@ impl Manifest {
             manifest.pack_lists.push(list);
         }
         if reader.len() != 0 {
-            return Err(cut_short(MANIFEST));
+            return Err(cut_short(MANIFEST_NAME));
         }
         manifest.check().map(|()| manifest)
     }
@@ -500,7 +504,7 @@ pub(super) struct PackEntry {
 
 /// Whether this can be a list of packs: they are in the order of their numbers, none twice.
 fn check_pack_list(packs: &[PackEntry]) -> Result<(), ManifestError> {
-    let wrong = |wrong| Err(ManifestError::Wrong { what: LIST, wrong });
+    let wrong = |wrong| Err(ManifestError::Wrong { what: LIST_NAME, wrong });
     if !packs.iter().all(|pack| (1..=BLOB_MAX).contains(&(pack.bytes as usize))) {
         return wrong("the length of a pack");
     }
@@ -534,17 +538,19 @@ pub(super) fn emit_pack_list(packs: &[PackEntry]) -> Vec<u8> {
 
 /// The packs that `octets`, the whole content of a frame, list.
 pub(super) fn parse_pack_list(octets: &[u8]) -> Result<Vec<PackEntry>, ManifestError> {
-    let wrong = ManifestError::Wrong { what: LIST, wrong: "its header" };
-    let mut reader = start(octets, LIST_MAGIC, LIST)?;
+    let wrong = ManifestError::Wrong { what: LIST_NAME, wrong: "its header" };
+    let mut reader = start(octets, LIST_MAGIC, LIST_NAME)?;
     reader.reserved::<2>().ok_or(wrong)?;
-    let count = reader.u32().ok_or(cut_short(LIST))?;
+    let count = reader.u32().ok_or(cut_short(LIST_NAME))?;
     if Some(reader.len()) != (count as usize).checked_mul(LIST_ENTRY) {
-        return Err(cut_short(LIST));
+        return Err(cut_short(LIST_NAME));
     }
     let mut packs = Vec::with_capacity(count as usize);
     for _ in 0..count {
         let pack = parse_pack(&mut reader);
-        packs.push(pack.ok_or(ManifestError::Wrong { what: LIST, wrong: "the kind of a pack" })?);
+        packs.push(
+            pack.ok_or(ManifestError::Wrong { what: LIST_NAME, wrong: "the kind of a pack" })?,
+        );
     }
     check_pack_list(&packs).map(|()| packs)
 }
@@ -555,3 +561,7 @@ fn parse_pack(reader: &mut Reader<'_>) -> Option<PackEntry> {
     reader.reserved::<3>()?;
     Some(PackEntry { number, id: reader.blob_id()?, bytes, kind })
 }
+
+#[cfg(test)]
+#[path = "manifest_tests.rs"]
+mod tests;

@@ -262,7 +262,7 @@ impl Footer {
         let store = reader.array().map(StoreId)?;
         let (frames, directory_at) = (reader.u32()?, reader.u32()?);
         let directory_hash = reader.array()?;
-        reader.reserved::<8>()?;
+        reader.reserved::<4>()?;
         let least = PACK_HEADER as u64 + u64::from(frames) * (FRAME_HEADER as u64 + 1);
         let footer = Self { store, kind, frames, directory_at, directory_hash };
         let sound = frames > 0
@@ -457,5 +457,324 @@ impl PackBuilder {
         self.pack.extend_from_slice(&self.directory);
         self.pack.extend_from_slice(&footer.emit());
         self.start(reuse)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hex_literal::hex;
+    use proptest::prelude::*;
+
+    use super::super::compress::compress;
+    use super::super::frame::open_frame;
+    use super::*;
+
+    const STORE: StoreId = StoreId([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
+
+    /// A pack of the block `abc` and of one that is 64 times an `a`.
+    const PACK: [u8; 322] = hex!(
+        "41 6f 45 70 61 63 6b 73"              // AoEpacks
+        "01 00 01 00"                          // version 1, of blocks, reserved
+        "00 00 00 00"                          // no features
+        "00 01 02 03 04 05 06 07"              // the store
+        "08 09 0a 0b 0c 0d 0e 0f"
+        "d0 0a bb ff"                          // checksum
+        //
+        "41 6f 45 66 01 01 00 00"              // at 36: AoEf, a block, as it is
+        "03 00 00 00 03 00 00 00"              // 3 octets, in 3
+        "64 37 b3 ac 38 46 51 33 ff b6 3b 75 27 3a 8d b5"
+        "48 c5 58 46 5d 79 db 03 fd 35 9c 6c d5 bd 9d 85"
+        "b7 3f 4b 36 8b 7e 12 4c"              // checksums
+        "61 62 63"                             // abc
+        //
+        "41 6f 45 66 01 01 01 00"              // at 95: AoEf, a block, LZ4
+        "40 00 00 00 0b 00 00 00"              // 64 octets, in 11
+        "47 2c 51 29 0d 60 7f 10 0d 20 36 fd ce dd 75 90"
+        "bb a2 45 e9 ad eb 21 36 4a 06 3b 7b b4 ca 81 c7"
+        "7c bd 95 75 18 5c d0 5b"              // checksums
+        "1f 61 01 00 27 50 61 61 61 61 61"
+        //
+        "64 37 b3 ac 38 46 51 33 ff b6 3b 75 27 3a 8d b5"
+        "48 c5 58 46 5d 79 db 03 fd 35 9c 6c d5 bd 9d 85"
+        "24 00 00 00 03 00 00 00 03 00 00 00"  // at 36, 3 octets, for 3
+        "01 00 00 00"                          // a block, as it is, reserved
+        "47 2c 51 29 0d 60 7f 10 0d 20 36 fd ce dd 75 90"
+        "bb a2 45 e9 ad eb 21 36 4a 06 3b 7b b4 ca 81 c7"
+        "5f 00 00 00 0b 00 00 00 40 00 00 00"  // at 95, 11 octets, for 64
+        "01 01 00 00"                          // a block, LZ4, reserved
+        //
+        "41 6f 45 70 61 63 6b 65"              // AoEpacke
+        "01 00 01 00"                          // version 1, of blocks, reserved
+        "00 00 00 00"                          // no features
+        "00 01 02 03 04 05 06 07"              // the store
+        "08 09 0a 0b 0c 0d 0e 0f"
+        "02 00 00 00"                          // two frames
+        "a2 00 00 00"                          // the directory is at 162
+        "43 fa 98 f9 fa b0 ff 80"              // BLAKE3 of the directory, half of it
+        "4c dd e2 1f 37 b8 68 b6"
+        "00 00 00 00"                          // reserved
+        "62 fa cd 45"                          // checksum
+    );
+
+    /// 64 times an `a`, as another LZ4 compresses it.
+    const A: [u8; 11] = hex!("1f 61 01 00 27 50 61 61 61 61 61");
+
+    fn entries(pack: &[u8]) -> Result<Vec<DirectoryEntry>, PackError> {
+        let footer = Footer::parse(pack, pack.len() as u64)?;
+        parse_directory(footer.directory_in(pack).unwrap(), &footer)
+    }
+
+    fn push(builder: &mut PackBuilder, kind: FrameKind, raw: &[u8]) -> DirectoryEntry {
+        let mut stored = Vec::new();
+        let codec = compress(raw, &mut stored);
+        let id = ContentId::of(kind, raw);
+        let raw_len = word(raw.len());
+        let place = builder.push(kind, id, codec, raw_len, &stored);
+        DirectoryEntry { id, kind, codec, place, raw_len }
+    }
+
+    #[test]
+    fn a_known_pack() {
+        let mut builder = PackBuilder::new(STORE, PackKind::Data, 1000);
+        assert!(builder.is_empty());
+        let abc = push(&mut builder, FrameKind::Block, b"abc");
+        assert_eq!(builder.len_with(A.len()), PACK.len());
+        let (kind, codec, raw_len) = (FrameKind::Block, Codec::Lz4, 64);
+        let id = ContentId::of(kind, &[b'a'; 64]);
+        let place = builder.push(kind, id, codec, raw_len, &A);
+        let a = DirectoryEntry { id, kind, codec, place, raw_len };
+        assert_eq!(abc.place, FramePlace { offset: 36, len: 59 });
+        assert_eq!(a.place, FramePlace { offset: 95, len: 67 });
+        assert_eq!(builder.frames(), 2);
+        assert_eq!(builder.finish(vec![0xa5; 7]), PACK);
+
+        assert_eq!(parse_header(&PACK), Ok(PackHeader { store: STORE, kind: PackKind::Data }));
+        assert_eq!(entries(&PACK), Ok(vec![abc, a]));
+        assert!(scan_frames(&PACK).eq([abc, a]));
+        let raw = open_frame(a.place.of(&PACK).unwrap(), FrameKind::Block, a.id);
+        assert_eq!(raw, Ok(vec![b'a'; 64]));
+
+        // The next one has nothing of it.
+        assert!(builder.is_empty());
+        let abc = push(&mut builder, FrameKind::Block, b"abc");
+        assert_eq!(entries(&builder.finish(Vec::new())), Ok(vec![abc]));
+    }
+
+    #[test]
+    fn the_tail_is_enough() {
+        let footer = Footer::parse(&PACK[PACK.len() - Footer::LEN..], 322).unwrap();
+        assert_eq!((footer.frames, footer.directory_at), (2, 162));
+        assert_eq!((footer.store, footer.kind), (STORE, PackKind::Data));
+        for from in 0..=PACK.len() {
+            let tail = &PACK[from..];
+            assert_eq!(Footer::parse(tail, 322).is_ok(), tail.len() >= Footer::LEN);
+            let directory = footer.directory_in(tail);
+            assert_eq!(directory.is_some(), from <= 162, "from octet {from} on");
+            assert!(directory.is_none_or(|directory| directory == &PACK[162..258]));
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found() {
+        for bit in 0..PACK.len() * 8 {
+            let mut pack = PACK;
+            pack[bit / 8] ^= 1 << (bit % 8);
+            let opened = |entry: &DirectoryEntry| {
+                let frame = entry.place.of(&pack).unwrap();
+                open_frame(frame, entry.kind, entry.id).is_ok()
+            };
+            match bit / 8 {
+                0..36 => assert!(parse_header(&pack).is_err(), "bit {bit}"),
+                36..162 => {
+                    // One frame is lost, and the other one is not.
+                    let all = entries(&pack).unwrap();
+                    assert_eq!(all.iter().filter(|entry| opened(entry)).count(), 1, "bit {bit}");
+                    assert_eq!(scan_frames(&pack).count(), 1, "bit {bit}");
+                }
+                _ => {
+                    assert!(entries(&pack).is_err(), "bit {bit}");
+                    assert_eq!(scan_frames(&pack).filter(opened).count(), 2, "bit {bit}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_pack_of_another_length_is_none() {
+        for len in 0..PACK.len() {
+            assert!(entries(&PACK[..len]).is_err(), "cut to {len} octets");
+            assert!(parse_header(&PACK[..len.min(PACK_HEADER - 1)]).is_err());
+            scan_frames(&PACK[..len]).for_each(drop);
+        }
+        let longer = Footer::parse(&PACK, 323);
+        assert_eq!(longer, Err(PackError::Length { found: 323, wanted: 322 }));
+    }
+
+    #[test]
+    fn versions_and_features_are_refused_by_their_numbers() {
+        let (mut header, mut footer) = (PACK, PACK);
+        header[8] = 2;
+        footer[258 + 8] = 3;
+        assert_eq!(parse_header(&header), Err(PackError::Version { found: 2 }));
+        assert_eq!(Footer::parse(&footer, 322), Err(PackError::Version { found: 3 }));
+        let (mut header, mut footer) = (PACK, PACK);
+        header[12] = 4;
+        seal(&mut header[..PACK_HEADER]);
+        footer[258 + 13] = 1;
+        seal(&mut footer[258..]);
+        assert_eq!(parse_header(&header), Err(PackError::Features { unknown: 4 }));
+        assert_eq!(Footer::parse(&footer, 322), Err(PackError::Features { unknown: 0x100 }));
+    }
+
+    /// [`PACK`] with `octets` at `at`, and all checksums right.
+    fn changed(at: usize, octets: &[u8]) -> Vec<u8> {
+        let mut pack = PACK.to_vec();
+        pack[at..at + octets.len()].copy_from_slice(octets);
+        let hash = directory_hash(&pack[162..258]);
+        pack[298..314].copy_from_slice(&hash);
+        seal(&mut pack[258..]);
+        pack
+    }
+
+    #[test]
+    fn a_directory_that_says_what_cannot_be_is_refused() {
+        assert_eq!(changed(0, &[]), PACK);
+        let [first, second] = [162, 210];
+        for (at, octets, index) in [
+            (first + 32, [0x23, 0, 0, 0], 0),  // in the header
+            (first + 32, [0x25, 0, 0, 0], 0),  // a gap before it
+            (second + 32, [0x24, 0, 0, 0], 1), // in the first one
+            (second + 32, [0x60, 0, 0, 0], 1), // a gap before it
+            (second + 36, [0xff; 4], 1),       // absurdly long
+            (second + 36, [0x0c, 0, 0, 0], 1), // into the directory
+            (second + 36, [0x0a, 0, 0, 0], 1), // a gap behind it
+            (second + 40, [0, 0, 0, 0], 1),    // of nothing
+            (second + 40, [0x0b, 0, 0, 0], 1), // LZ4 gained nothing
+            (second + 40, [0, 0, 1, 0], 1),    // longer than a block, and than LZ4 can make
+            (second + 44, [2, 1, 0, 0], 1),    // a node among blocks
+            (second + 44, [0, 1, 0, 0], 1),    // of no kind
+            (second + 44, [1, 2, 0, 0], 1),    // of no codec
+            (second + 44, [1, 1, 1, 0], 1),    // with something in reserve
+        ] {
+            let error = Err(PackError::Entry { index });
+            assert_eq!(entries(&changed(at, &octets)), error, "{octets:x?} at {at}");
+        }
+    }
+
+    #[test]
+    fn a_footer_that_says_what_cannot_be_is_refused() {
+        let pack = |at: usize, octets: [u8; 4]| {
+            let pack = changed(258 + at, &octets);
+            Footer::parse(&pack, pack.len() as u64)
+        };
+        let length = |wanted| Err(PackError::Length { found: 322, wanted });
+        assert_eq!(pack(8, [1, 0, 3, 0]), Err(PackError::Footer)); // of no kind
+        assert_eq!(pack(8, [1, 0, 1, 1]), Err(PackError::Footer)); // something in reserve
+        assert_eq!(pack(56, [0, 0, 0, 1]), Err(PackError::Footer));
+        assert_eq!(pack(32, [0, 0, 0, 0]), Err(PackError::Footer)); // no frames
+        assert_eq!(pack(32, [3, 0, 0, 0]), Err(PackError::Footer)); // no room for three
+        assert_eq!(pack(32, [0xff; 4]), Err(PackError::Footer));
+        assert_eq!(pack(36, [0xff; 4]), Err(PackError::Footer));
+        assert_eq!(pack(32, [1, 0, 0, 0]), length(274));
+        assert_eq!(pack(36, [0xa3, 0, 0, 0]), length(323));
+    }
+
+    #[test]
+    fn a_scan_finds_what_lies_behind_damage() {
+        let mut builder = PackBuilder::new(STORE, PackKind::Meta, 0);
+        let nodes: Vec<_> =
+            (0..20).map(|n| push(&mut builder, FrameKind::Node, &[n; 50])).collect();
+        let pack = builder.finish(Vec::new());
+        for (index, lost) in nodes.iter().enumerate() {
+            let mut damaged = pack.clone();
+            let start = lost.place.offset as usize;
+            damaged[start..start + lost.place.len as usize].fill(0xa5);
+            let rest = nodes.iter().filter(|node| *node != lost).copied();
+            assert!(scan_frames(&damaged).eq(rest), "without frame {index}");
+        }
+        // Nor is the header needed.
+        let mut headless = pack.clone();
+        headless[..PACK_HEADER].fill(0);
+        assert!(scan_frames(&headless).eq(nodes.iter().copied()));
+        assert_eq!(scan_frames(&[]).count(), 0);
+    }
+
+    #[test]
+    fn a_scan_takes_no_frame_for_one_of_another_kind_of_pack() {
+        // A block that looks like nodes, stored as it is, and damaged in its first octet.
+        let mut builder = PackBuilder::new(STORE, PackKind::Meta, 0);
+        push(&mut builder, FrameKind::Node, b"node");
+        let block = builder.finish(Vec::new());
+        let mut builder = PackBuilder::new(STORE, PackKind::Data, 0);
+        let id = ContentId::of(FrameKind::Block, &block);
+        let place = builder.push(FrameKind::Block, id, Codec::Raw, word(block.len()), &block);
+        let abc = push(&mut builder, FrameKind::Block, b"abc");
+        let mut pack = builder.finish(Vec::new());
+        pack[place.offset as usize + FRAME_HEADER] ^= 1;
+        assert!(scan_frames(&pack).eq([abc]));
+    }
+
+    #[test]
+    #[should_panic(expected = "wrong pack")]
+    fn blocks_and_nodes_do_not_mix() {
+        let mut builder = PackBuilder::new(STORE, PackKind::Data, 0);
+        push(&mut builder, FrameKind::Node, b"node");
+    }
+
+    #[test]
+    #[should_panic(expected = "without a frame")]
+    fn an_empty_pack_is_none() {
+        PackBuilder::new(STORE, PackKind::Data, 0).finish(Vec::new());
+    }
+
+    #[test]
+    #[should_panic(expected = "longer than a blob")]
+    fn a_pack_is_no_longer_than_a_blob() {
+        let mut builder = PackBuilder::new(STORE, PackKind::Data, 0);
+        let block = [0xa5; 65536];
+        while builder.frames() < 1024 {
+            builder.push(FrameKind::Block, ContentId([0; 32]), Codec::Raw, 65536, &block);
+        }
+    }
+
+    #[test]
+    fn memory_is_used_again() {
+        let mut builder = PackBuilder::new(STORE, PackKind::Data, 4096);
+        push(&mut builder, FrameKind::Block, b"abc");
+        let first = builder.finish(Vec::new());
+        let address = first.as_ptr();
+        push(&mut builder, FrameKind::Block, b"abc");
+        builder.finish(first);
+        push(&mut builder, FrameKind::Block, b"abc");
+        let third = builder.finish(Vec::new());
+        assert_eq!(third.as_ptr(), address);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_packed_is_found(
+            raws in prop::collection::vec(prop::collection::vec(0_u8..8, 1..300), 1..20),
+            kind in 2_u8..=4,
+        ) {
+            let kind = FrameKind::from_code(kind).unwrap();
+            let mut builder = PackBuilder::new(STORE, PackKind::Meta, 0);
+            let pushed: Vec<_> = raws.iter().map(|raw| push(&mut builder, kind, raw)).collect();
+            let pack = builder.finish(Vec::new());
+            prop_assert_eq!(entries(&pack), Ok(pushed.clone()));
+            prop_assert!(scan_frames(&pack).eq(pushed.iter().copied()));
+            for (entry, raw) in pushed.iter().zip(raws) {
+                let frame = entry.place.of(&pack).unwrap();
+                prop_assert_eq!(open_frame(frame, kind, entry.id), Ok(raw));
+            }
+        }
+
+        #[test]
+        fn no_directory_panics(at in 162_usize..314, octets in any::<[u8; 4]>()) {
+            let pack = changed(at, &octets);
+            if let Ok(entries) = entries(&pack) {
+                let octets: Vec<_> = entries.iter().flat_map(DirectoryEntry::emit).collect();
+                prop_assert_eq!(&octets[..], &pack[162..258]);
+            }
+        }
     }
 }

@@ -179,3 +179,235 @@ pub(super) fn read_roots(medium: &impl Medium) -> Result<Vec<RootSlot>, RootsErr
         _ => Ok(roots),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use hex_literal::hex;
+    use proptest::prelude::*;
+
+    use super::super::id::ContentId;
+    use super::super::pack::FramePlace;
+    use super::*;
+    use crate::blob::BlobId;
+
+    const KNOWN: [u8; LEN] = hex!(
+        "41 6f 45 72 6f 6f 74 73"              // AoEroots
+        "01 00 00 00 00 00 00 00"              // version 1, reserved
+        "00 01 02 03 04 05 06 07"              // the store
+        "08 09 0a 0b 0c 0d 0e 0f"
+        "10 11 12 13 14 15 16 17"              // its journal
+        "18 19 1a 1b 1c 1d 1e 1f"
+        "09 00 00 00 00 00 00 00"              // commit 9
+        "88 88 88 88 88 88 88 88"              // the pack of the manifest
+        "88 88 88 88 88 88 88 88"
+        "88 88 88 88 88 88 88 88"
+        "88 88 88 88 88 88 88 88"
+        "24 00 00 00 00 01 00 00"              // at 36, 256 octets
+        "99 99 99 99 99 99 99 99"              // the manifest
+        "99 99 99 99 99 99 99 99"
+        "99 99 99 99 99 99 99 99"
+        "99 99 99 99 99 99 99 99"
+        "0c 00 00 00"                          // the pack is number 12
+        "00 10 00 00"                          // and has 4096 octets
+        "92 02 9c b6"                          // checksum
+    );
+    const ROOT: RootSlot = RootSlot {
+        store: StoreId([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
+        journal: JournalId([16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31]),
+        commit: 9,
+        manifest: FrameRef {
+            pack: BlobId([0x88; 32]),
+            place: FramePlace { offset: 36, len: 256 },
+            id: ContentId([0x99; 32]),
+        },
+        pack_number: 12,
+        pack_bytes: 4096,
+    };
+
+    /// Memory, of which some pages cannot be read.
+    struct Disk {
+        octets: Mutex<Vec<u8>>,
+        bad: Option<u64>,
+    }
+
+    impl Disk {
+        fn with(roots: &[RootSlot]) -> Self {
+            let disk = Self { octets: Mutex::new(vec![0; 2 * SLOT]), bad: None };
+            for root in roots {
+                disk.write_at(RootSlot::place(root.commit), &root.emit()).unwrap();
+            }
+            disk
+        }
+
+        fn flip(&self, at: usize) {
+            self.octets.lock().unwrap()[at] ^= 1;
+        }
+    }
+
+    impl Medium for Disk {
+        fn bytes(&self) -> io::Result<u64> {
+            Ok(self.octets.lock().unwrap().len() as u64)
+        }
+
+        fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+            if self.bad == Some(offset) {
+                return Err(io::Error::other("bad sector"));
+            }
+            let octets = self.octets.lock().unwrap();
+            let from = octets.get(usize::try_from(offset).unwrap()..).unwrap_or_default();
+            let from = from.get(..into.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+            into.copy_from_slice(from);
+            Ok(())
+        }
+
+        fn write_at(&self, offset: u64, octets: &[u8]) -> io::Result<()> {
+            let offset = usize::try_from(offset).unwrap();
+            self.octets.lock().unwrap()[offset..offset + octets.len()].copy_from_slice(octets);
+            Ok(())
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn commit(commit: u64) -> RootSlot {
+        RootSlot { commit, ..ROOT }
+    }
+
+    #[test]
+    fn a_known_slot() {
+        let octets = ROOT.emit();
+        assert_eq!(octets[..LEN], KNOWN);
+        assert!(octets[LEN..].iter().all(|octet| *octet == 0));
+        assert_eq!(RootSlot::parse(&octets), Ok(ROOT));
+        assert_eq!(RootSlot::place(9), 4096);
+        assert_eq!(RootSlot::place(10), 0);
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found() {
+        for bit in 0..SLOT * 8 {
+            let mut octets = ROOT.emit();
+            octets[bit / 8] ^= 1 << (bit % 8);
+            assert!(RootSlot::parse(&octets).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let place = |offset, len| RootSlot {
+            manifest: FrameRef { place: FramePlace { offset, len }, ..ROOT.manifest },
+            ..ROOT
+        };
+        for root in [
+            commit(1 << 63),
+            RootSlot { pack_bytes: (64 << 20) + 1, ..ROOT },
+            RootSlot { pack_bytes: 36 + 256 + 48 + 63, ..ROOT },
+            place(35, 256),
+            place(36, 56),
+            place(4096, 256),
+            place(u32::MAX, u32::MAX),
+        ] {
+            assert_eq!(RootSlot::parse(&root.emit()), Err(RootError::Invalid), "{root:?}");
+        }
+        for root in [RootSlot { pack_bytes: 36 + 256 + 48 + 64, ..ROOT }, place(36, 57)] {
+            assert_eq!(RootSlot::parse(&root.emit()), Ok(root));
+        }
+        let mut later = ROOT.emit();
+        later[8] = 2;
+        assert_eq!(RootSlot::parse(&later), Err(RootError::Version(2)));
+    }
+
+    #[test]
+    fn the_newest_root_comes_first() {
+        let roots = |commits: &[u64]| -> Vec<u64> {
+            let slots: Vec<_> = commits.iter().copied().map(commit).collect();
+            let roots = read_roots(&Disk::with(&slots)).unwrap();
+            assert!(roots.iter().all(|root| slots.contains(root)));
+            roots.iter().map(|root| root.commit).collect()
+        };
+        assert_eq!(roots(&[1]), [1]);
+        assert_eq!(roots(&[1, 2]), [2, 1]);
+        assert_eq!(roots(&[1, 2, 3]), [3, 2]);
+    }
+
+    #[test]
+    fn one_damaged_slot_leaves_the_other() {
+        let newer_is_torn = Disk::with(&[commit(8), commit(9)]);
+        newer_is_torn.flip(SLOT + 60);
+        assert_eq!(read_roots(&newer_is_torn).unwrap(), [commit(8)]);
+        newer_is_torn.flip(60);
+        assert!(matches!(read_roots(&newer_is_torn), Err(RootsError::Neither)));
+        let bad = Disk { bad: Some(0), ..Disk::with(&[commit(8), commit(9)]) };
+        assert_eq!(read_roots(&bad).unwrap(), [commit(9)]);
+        let bad = Disk { bad: Some(0), ..Disk::with(&[commit(8)]) };
+        assert!(matches!(read_roots(&bad), Err(RootsError::Io { op: "read", .. })));
+        let short = Disk { octets: Mutex::new(vec![0; 100]), bad: None };
+        assert!(matches!(read_roots(&short), Err(RootsError::Neither)));
+    }
+
+    #[test]
+    fn a_slot_in_the_place_of_the_other_does_not_count() {
+        let disk = Disk::with(&[commit(9)]);
+        disk.write_at(0, &commit(9).emit()).unwrap();
+        assert_eq!(read_roots(&disk).unwrap(), [commit(9)]);
+        let disk = Disk::with(&[]);
+        disk.write_at(0, &commit(9).emit()).unwrap();
+        assert!(matches!(read_roots(&disk), Err(RootsError::Neither)));
+    }
+
+    #[test]
+    fn a_later_version_beside_a_known_one_is_refused() {
+        let disk = Disk::with(&[commit(8), commit(9)]);
+        disk.octets.lock().unwrap()[8] = 2;
+        assert!(matches!(read_roots(&disk), Err(RootsError::Version { found: 2 })));
+    }
+
+    #[test]
+    fn roots_of_two_stores_are_refused() {
+        let other = StoreId([0xee; 16]);
+        let disk = Disk::with(&[RootSlot { store: other, ..commit(8) }, commit(9)]);
+        let Err(RootsError::Stores { newer, older }) = read_roots(&disk) else {
+            panic!("which of them is it?");
+        };
+        assert_eq!((newer, older), (ROOT.store, other));
+    }
+
+    proptest! {
+        #[test]
+        fn a_slot_has_one_form(at in 0_usize..LEN - 4, octets in any::<[u8; 4]>()) {
+            let mut slot = ROOT.emit();
+            slot[at..at + 4].copy_from_slice(&octets);
+            seal(&mut slot[..LEN]);
+            slot[LEN..].fill(0);
+            if let Ok(root) = RootSlot::parse(&slot) {
+                prop_assert_eq!(root.emit(), slot);
+            }
+        }
+
+        #[test]
+        fn what_is_written_is_read(
+            (store, journal, pack, id) in any::<([u8; 16], [u8; 16], [u8; 32], [u8; 32])>(),
+            commit in 0_u64..1 << 63,
+            (offset, len) in (36_u32..1 << 24, 57_u32..1 << 20),
+            pack_number in any::<u32>(),
+        ) {
+            let root = RootSlot {
+                store: StoreId(store),
+                journal: JournalId(journal),
+                commit,
+                manifest: FrameRef {
+                    pack: BlobId(pack),
+                    place: FramePlace { offset, len },
+                    id: ContentId(id),
+                },
+                pack_number,
+                pack_bytes: 32 << 20,
+            };
+            prop_assert_eq!(RootSlot::parse(&root.emit()), Ok(root));
+        }
+    }
+}
