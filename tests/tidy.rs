@@ -50,6 +50,7 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "src/link/af_packet.rs",
     "src/link/interface.rs",
     "src/storage/aligned.rs",
+    "src/storage/cas/index/map.rs",
     "src/storage/device",
     "src/storage/file",
     "src/storage/priority.rs",

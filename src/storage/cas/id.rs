@@ -94,3 +94,12 @@ pub(super) struct TreeRoot {
     /// Levels of nodes, 1 to 9: a tree of depth *d* has room for 128^*d* blocks.
     pub depth: u8,
 }
+
+/// Where a frame is in its pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct FramePlace {
+    /// Bytes from the start of the pack.
+    pub offset: u32,
+    /// Bytes of the frame with its header.
+    pub len: u32,
+}

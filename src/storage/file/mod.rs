@@ -24,7 +24,7 @@ mod map;
 mod open;
 mod populate;
 mod residency;
-mod sigbus;
+pub(super) mod sigbus;
 
 pub use super::writer::SyncPolicy;
 pub use open::{FileError, FileOptions};

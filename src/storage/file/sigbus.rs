@@ -47,7 +47,7 @@ static INSTALLED: OnceLock<Result<Installed, i32>> = OnceLock::new();
 
 /// A map's entry in the registry, until it is dropped. It must be dropped before the map is.
 #[derive(Debug)]
-pub(super) struct Registration {
+pub(in super::super) struct Registration {
     place: &'static Place,
 }
 
@@ -56,7 +56,7 @@ impl Registration {
     ///
     /// # Errors
     /// When the handler cannot be installed, or all places are taken (`StorageFull`).
-    pub(super) fn new(start: *const u8, len: usize) -> io::Result<Self> {
+    pub(in super::super) fn new(start: *const u8, len: usize) -> io::Result<Self> {
         install()?;
         for place in &REGISTRY {
             let free =
