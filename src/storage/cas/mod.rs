@@ -49,3 +49,4 @@ pub use id::{BlockNumber, ContentId, FrameKind, StoreId, VolumeNumber};
 pub use node::fuzz as fuzz_node;
 #[doc(hidden)]
 pub use tree::TreeBench;
+pub use index::fuzz as fuzz_index_run;

@@ -175,7 +175,9 @@ mod tests {
     fn the_highest_pack_counts_in_any_order() {
         for order in [[1, 2, 3], [3, 2, 1], [2, 3, 1], [3, 1, 2]] {
             let mut table = Memtable::default();
-            order.map(|pack| table.insert(entry(7, pack)));
+            for pack in order {
+                table.insert(entry(7, pack));
+            }
             assert_eq!(table.get(id(7)), Some(entry(7, 3).location));
             assert_eq!((table.len(), table.sorted()), (1, vec![entry(7, 3)]));
             // A run that covers only two of them has the newer one of these.

@@ -13,7 +13,7 @@ use super::store::{RunFile, RunWriter};
 pub(super) const RUNS_MAX: usize = 12;
 
 /// A run with fewer entries counts as having so many: merging it takes no time.
-const SMALL: u64 = 1 << 12;
+const SMALL: u64 = if cfg!(test) { 1 } else { 1 << 12 };
 
 /// From which run on, of runs with so many `entries` from old to new, all are to be merged; `None`
 /// when there are few enough.
@@ -70,4 +70,42 @@ pub(super) fn merge<F: RunFile, W: RunWriter>(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_runs_are_left_and_entries_are_seldom_copied() {
+        let flushed = 20_000_u64;
+        let (mut runs, mut copied, mut most) = (Vec::new(), 0, 0);
+        for round in 0..flushed {
+            // Flushes of all sizes.
+            runs.push(1 + round * round % 97);
+            if let Some(from) = due(&runs) {
+                let merged: u64 = runs.drain(from..).sum();
+                copied += merged;
+                runs.push(merged);
+            }
+            most = most.max(runs.len());
+            assert!(runs.is_sorted_by(|older, newer| older > newer), "{runs:?}");
+        }
+        let all: u64 = runs.iter().sum();
+        assert!(most <= RUNS_MAX, "{most} runs");
+        assert!(copied < all * 16, "{all} entries were copied {} times", copied / all);
+    }
+
+    #[test]
+    fn there_are_never_too_many_runs() {
+        let halves: Vec<u64> = (10..10 + RUNS_MAX).rev().map(|bits| 1 << bits).collect();
+        assert_eq!(due(&halves), None);
+        let more: Vec<u64> = (10..=10 + RUNS_MAX).rev().map(|bits| 1 << bits).collect();
+        assert_eq!(due(&more), Some(RUNS_MAX - 1));
+        assert_eq!(
+            (due(&[]), due(&[5]), due(&[5, 5]), due(&[0, 0])),
+            (None, None, Some(0), Some(0))
+        );
+        assert_eq!((due(&[9, 4, 4]), due(&[8, 4, 4]), due(&[8, 4, 3])), (Some(1), Some(0), None));
+    }
 }

@@ -28,12 +28,15 @@
 mod builder;
 mod error;
 mod format;
+mod fuzz;
 mod map;
 mod memtable;
 mod merge;
 mod run;
 mod store;
 
+#[cfg(test)]
+mod figures;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
@@ -53,6 +56,7 @@ use merge::{MergeError, due, merge};
 use run::{Run, parse_name, run_name};
 
 pub(super) use error::{Damage, IndexError};
+pub use fuzz::fuzz;
 #[cfg(test)]
 pub(super) use memory::MemRuns;
 pub(super) use store::{FileRuns, RunFile, RunStore, RunWriter};
