@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+pub(super) use super::pack::FramePlace;
+
 /// What a frame of a pack holds. Part of a frame's name, so that one kind never passes for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FrameKind {
@@ -93,13 +95,4 @@ pub(super) struct TreeRoot {
     pub node: Option<ContentId>,
     /// Levels of nodes, 1 to 9: a tree of depth *d* has room for 128^*d* blocks.
     pub depth: u8,
-}
-
-/// Where a frame is in its pack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct FramePlace {
-    /// Bytes from the start of the pack.
-    pub offset: u32,
-    /// Bytes of the frame with its header.
-    pub len: u32,
 }

@@ -227,7 +227,7 @@ impl Medium for Slots {
 }
 
 /// Octets of a slot that are not reserved.
-const SLOT_USED: usize = 140;
+const SLOT_USED: usize = 148;
 
 /// The body of the fuzz target `archive_root`: what is read as the roots of a store is what is written in
 /// their places. The first octet says which slots get the right checksum; then come the octets of both,

@@ -75,7 +75,7 @@ impl FrameRef {
 
 /// How the blocks of a store are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Layout {
+pub enum Layout {
     /// Many in a pack.
     Packed,
     /// Each in a blob of its own.

@@ -18,35 +18,45 @@
 //!   from an overlay.
 //! * Losing the index, a cache or an unfinished file loses no data.
 
-// Not forbidden: the map of an index run is lifted out by name.
 #![deny(unsafe_code)]
 
-#[allow(dead_code, reason = "the store that uses it is being built")]
+mod commit;
 mod compress;
-#[allow(dead_code, reason = "the store that uses it is being built")]
 mod entry;
-#[allow(dead_code, reason = "the store that uses it is being built")]
+mod error;
 mod frame;
+mod group;
 mod id;
+mod index;
+mod info;
 #[doc(hidden)]
 pub mod internals;
-#[allow(dead_code, reason = "the store that uses it is being built")]
-mod node;
-#[allow(dead_code, unused_imports, reason = "the store that uses it is being built")]
-mod tree;
 mod manifest;
-#[allow(dead_code, reason = "the store that uses it is being built")]
+mod node;
 mod octets;
-#[allow(dead_code, reason = "the store that uses it is being built")]
+mod overlay;
 mod pack;
-#[allow(dead_code, reason = "the store that uses it is being built")]
+mod reader;
+mod recover;
+mod request;
 mod root;
-#[allow(dead_code, unused_imports, reason = "the store that uses it is being built")]
-mod index;
+mod runs;
+mod shared;
+mod store;
+mod tree;
+mod volume;
 
+pub use error::CasError;
 pub use id::{BlockNumber, ContentId, FrameKind, StoreId, VolumeNumber};
 #[doc(hidden)]
+pub use index::fuzz as fuzz_index_run;
+pub use info::{CommitSplit, DiffRange, SnapshotInfo, StoreInfo, VolumeInfo};
+pub use manifest::Layout;
+#[doc(hidden)]
 pub use node::fuzz as fuzz_node;
+pub use recover::Recovered;
+pub use root::RootsError;
+pub use store::{CasStore, SnapshotOptions, StoreOptions, VolumeOptions};
 #[doc(hidden)]
 pub use tree::TreeBench;
-pub use index::fuzz as fuzz_index_run;
+pub use volume::CasVolume;

@@ -11,7 +11,7 @@ use super::id::StoreId;
 use super::manifest::FrameRef;
 use super::octets::{Reader, Writer, is_sealed, seal};
 use crate::blob::BLOB_MAX;
-use crate::storage::journal::{JournalId, Medium};
+use crate::storage::journal::{JournalId, Medium, Sequence};
 
 /// Octets of a slot: what disks and kernels write at once.
 pub(super) const SLOT: usize = 4096;
@@ -24,7 +24,7 @@ const MAGIC: [u8; 8] = *b"AoEroots";
 /// The version that is written, and the only one that is read.
 const VERSION: u16 = 1;
 /// Octets of a slot that are not reserved, the checksum included.
-const LEN: usize = 140;
+const LEN: usize = 148;
 /// More commits than any store will ever have: counting on from less never overflows.
 const COMMIT_MAX: u64 = 1 << 63;
 
@@ -42,6 +42,9 @@ pub(super) struct RootSlot {
     pub(super) pack_number: u32,
     /// Octets of that pack.
     pub(super) pack_bytes: u32,
+    /// The journal may have given up entries up to here, and none after it: a journal that has given up
+    /// more belongs to a later root.
+    pub(super) released: Sequence,
 }
 
 /// Why octets are no root slot.
@@ -74,6 +77,7 @@ impl RootSlot {
         writer.put(&self.manifest.emit());
         writer.put(&self.pack_number.to_le_bytes());
         writer.put(&self.pack_bytes.to_le_bytes());
+        writer.put(&self.released.0.to_le_bytes());
         seal(&mut octets[..LEN]);
         octets
     }
@@ -104,6 +108,7 @@ impl RootSlot {
             manifest: FrameRef::parse(&mut reader)?,
             pack_number: reader.u32()?,
             pack_bytes: reader.u32()?,
+            released: Sequence(reader.u64()?),
         };
         let possible = root.commit < COMMIT_MAX
             && root.pack_bytes as usize <= BLOB_MAX
@@ -115,7 +120,7 @@ impl RootSlot {
 /// Why no root can be had.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub(super) enum RootsError {
+pub enum RootsError {
     /// Neither slot is sound.
     #[error("it has no root: it is something else, or both copies are damaged")]
     Neither,
@@ -145,7 +150,7 @@ pub(super) enum RootsError {
 
 /// The roots of a store, the newest first: two as a rule. There is one when the other has not been
 /// written yet, was torn in writing, or is damaged; whether something newer is lost then shows in the
-/// journal, whose entries have to go on where the root's manifest ends.
+/// journal, which has given up more than [`RootSlot::released`].
 pub(super) fn read_roots(medium: &impl Medium) -> Result<Vec<RootSlot>, RootsError> {
     // What is found must not vanish after it was acted upon: a process that died may have left it in
     // the page cache only.
@@ -211,7 +216,8 @@ mod tests {
         "99 99 99 99 99 99 99 99"
         "0c 00 00 00"                          // the pack is number 12
         "00 10 00 00"                          // and has 4096 octets
-        "92 02 9c b6"                          // checksum
+        "23 01 00 00 00 00 00 00"              // given up: entry 0x123
+        "0c 88 de a4"                          // checksum
     );
     const ROOT: RootSlot = RootSlot {
         store: StoreId([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
@@ -224,6 +230,7 @@ mod tests {
         },
         pack_number: 12,
         pack_bytes: 4096,
+        released: Sequence(0x0123),
     };
 
     /// Memory, of which some pages cannot be read.
@@ -393,7 +400,7 @@ mod tests {
             (store, journal, pack, id) in any::<([u8; 16], [u8; 16], [u8; 32], [u8; 32])>(),
             commit in 0_u64..1 << 63,
             (offset, len) in (36_u32..1 << 24, 57_u32..1 << 20),
-            pack_number in any::<u32>(),
+            (pack_number, released) in any::<(u32, u64)>(),
         ) {
             let root = RootSlot {
                 store: StoreId(store),
@@ -406,6 +413,7 @@ mod tests {
                 },
                 pack_number,
                 pack_bytes: 32 << 20,
+                released: Sequence(released),
             };
             prop_assert_eq!(RootSlot::parse(&root.emit()), Ok(root));
         }

@@ -1,9 +1,8 @@
 //! A journal in a file, with its two threads, for the images of one process.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender, SyncSender};
@@ -12,8 +11,6 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
 use rtrb::{Producer, RingBuffer};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
 
 use super::super::file::FileDisk;
 use super::super::lock::Lock;
@@ -24,12 +21,13 @@ use super::committer::{
     Attached, Checkpointed, Committer, Leaving, Left, OpenImages, Order, Request, Step, lock,
 };
 use super::error::JournalError;
-use super::format::{Geometry, HEADS, Head, JournalId, SEGMENTS_START, Sequence, UNIT};
+use super::format::{Geometry, JournalId, Sequence};
 use super::images::ImageNumber;
+use super::journal_file::{self, JournalFile, random_id};
 use super::log::Reclaimer;
 use super::mark::Mark;
 use super::medium::{DirectFile, Guarded, Medium};
-use super::replay::{Recovery, Replayed, lock_journal};
+use super::replay::{Recovery, Replayed};
 use super::scan::Scan;
 
 /// How long the checkpointer waits before it looks again whether something was applied.
@@ -115,11 +113,17 @@ impl FileJournal {
                     // Under the name it had, and going on where it was: images have its mark.
                     // A link to it stays one.
                     let place = fs::canonicalize(path).unwrap_or_else(|_| path.into());
-                    create(&place, geometry, recovery.id(), recovery.scan.tip().last)?
+                    Recovery::of(JournalFile::create(
+                        &place,
+                        geometry,
+                        recovery.id(),
+                        recovery.scan.tip().last,
+                    )?)?
                 }
             }
             Err(JournalError::NotFound { .. }) => {
-                create(path, geometry, random_id(path)?, Sequence(0))?
+                let id = random_id(path)?;
+                Recovery::of(JournalFile::create(path, geometry, id, Sequence(0))?)?
             }
             Err(error) => return Err(error),
         };
@@ -175,9 +179,7 @@ impl FileJournal {
 
     /// Where a journal that is to be at `path` is before it is whole.
     pub fn made_at(path: &Path) -> PathBuf {
-        let mut new = path.as_os_str().to_owned();
-        new.push(".new");
-        PathBuf::from(new)
+        journal_file::made_at(path)
     }
 
     /// Where it is.
@@ -458,97 +460,4 @@ fn run_checkpointer<M: Medium>(checkpointer: &mut Checkpointer<M>, life: &mpsc::
             return;
         }
     }
-}
-
-/// A name that no other journal has.
-fn random_id(path: &Path) -> Result<JournalId, JournalError> {
-    let mut octets = [0; 16];
-    let drawn = rustix::rand::getrandom(&mut octets, rustix::rand::GetRandomFlags::empty());
-    drawn.map_err(|error| JournalError::Io {
-        op: "draw a name for",
-        path: path.into(),
-        source: error.into(),
-    })?;
-    Ok(JournalId(octets))
-}
-
-/// Makes an empty journal whose entries follow on `last`, in place of whatever is at `path`.
-fn create(
-    path: &Path,
-    geometry: Geometry,
-    id: JournalId,
-    last: Sequence,
-) -> Result<Recovery, JournalError> {
-    let new = FileJournal::made_at(path);
-    let failed = |op, path: &Path| {
-        let path = path.to_path_buf();
-        move |source| JournalError::Io { op, path, source }
-    };
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&new)
-        .map_err(failed("create", &new))?;
-    lock_journal(&new, &file)?;
-    let written = format(&file, id, geometry, last)
-        .and_then(|()| file.set_len(geometry.bytes()))
-        .and_then(|()| file.sync_all());
-    if let Err(error) = written {
-        // Not to fill a disk that is full. Nobody else can have it: it is locked.
-        let _ = fs::remove_file(&new);
-        return Err(failed("write", &new)(error));
-    }
-    rename(&new, path, last == Sequence(0))?;
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let synced = File::open(directory).and_then(|directory| directory.sync_all());
-    synced.map_err(failed("sync", directory))?;
-    // The lock goes with the file, not with its name.
-    Recovery::of(path, file)
-}
-
-/// Gives a new journal its name. The `first` one at its place must not push out one that somebody
-/// else has just made.
-fn rename(new: &Path, path: &Path, first: bool) -> Result<(), JournalError> {
-    let flags = if first { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
-    match renameat_with(CWD, new, CWD, path, flags) {
-        Ok(()) => Ok(()),
-        Err(Errno::EXIST) => {
-            let _ = fs::remove_file(new);
-            Err(JournalError::InUse { path: path.into(), holder: None })
-        }
-        // A file system without that flag.
-        Err(Errno::INVAL) if first => rename(new, path, false),
-        Err(error) => {
-            Err(JournalError::Io { op: "rename", path: new.into(), source: error.into() })
-        }
-    }
-}
-
-/// Writes an empty journal to `medium`, every octet of it: what was written before is written
-/// faster, and its place on the disk is sure. Its first entry comes after `last`.
-pub(super) fn format(
-    medium: &impl Medium,
-    id: JournalId,
-    geometry: Geometry,
-    last: Sequence,
-) -> io::Result<()> {
-    let zeros = vec![0; 1 << 20];
-    let mut at = SEGMENTS_START;
-    while at < geometry.bytes() {
-        let some = usize::try_from(geometry.bytes() - at).unwrap_or(zeros.len()).min(zeros.len());
-        medium.write_at(at, &zeros[..some])?;
-        at += some as u64;
-    }
-    for turn in 0..HEADS {
-        let head = Head { id, geometry, turn, released: last, clean: true };
-        debug_assert_eq!(head.place(), turn * UNIT as u64, "each has its place");
-        medium.write_at(head.place(), &head.emit())?;
-    }
-    medium.sync()
 }

@@ -59,14 +59,14 @@ impl Medium for File {
 /// A file that is written past the page cache where it can be: a record is written once and read only
 /// after a crash, so that a copy of it in memory is of no use.
 #[derive(Debug, Clone)]
-pub(super) struct DirectFile {
+pub(in super::super) struct DirectFile {
     file: Arc<File>,
     /// The same file, opened with `O_DIRECT`; `None` where the file system does not have that.
     direct: Option<Arc<File>>,
 }
 
 impl DirectFile {
-    pub(super) fn new(file: &Arc<File>) -> Self {
+    pub(in super::super) fn new(file: &Arc<File>) -> Self {
         // By its descriptor: there may be another file of its name by now.
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path);
@@ -146,13 +146,13 @@ impl SyncGuard {
 
 /// A medium that two threads sync. Clones are the same medium.
 #[derive(Debug)]
-pub(super) struct Guarded<M> {
+pub(in super::super) struct Guarded<M> {
     medium: M,
     guard: Arc<SyncGuard>,
 }
 
 impl<M> Guarded<M> {
-    pub(super) fn new(medium: M) -> Self {
+    pub(in super::super) fn new(medium: M) -> Self {
         Self { medium, guard: Arc::default() }
     }
 }

@@ -24,6 +24,7 @@ mod error;
 mod file_journal;
 mod format;
 mod images;
+mod journal_file;
 mod log;
 mod mark;
 mod medium;
@@ -44,8 +45,9 @@ pub use scan::{Scan, ScanError};
 pub(super) use committer::Order;
 pub(super) use error::Word;
 pub(super) use file_journal::{ImageFacts, JournalLink};
+pub(super) use journal_file::{JournalFile, random_id};
 pub(super) use mark::Mark;
-pub(super) use medium::SyncGuard;
+pub(super) use medium::{DirectFile, Guarded, SyncGuard};
 pub(super) use replay::is_left_over;
 
 #[cfg(test)]

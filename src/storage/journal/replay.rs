@@ -1,10 +1,10 @@
 //! After a crash: brings what a journal has into the images it is for.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::ops::RangeInclusive;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use super::super::writer::Disk;
 use super::error::JournalError;
 use super::format::{JournalId, Sequence};
 use super::images::{ImageEntry, ImageNumber};
+use super::journal_file::JournalFile;
 use super::mark::{Mark, full_name};
 use super::medium::Medium;
 use super::scan::{Scan, ScanError};
@@ -191,26 +192,14 @@ impl Recovery {
     /// # Errors
     /// [`JournalError`]. Damage is none yet: [`Self::lost`] tells of it.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, JournalError> {
-        let path = path.as_ref();
-        let opened = OpenOptions::new().read(true).write(true).open(path);
-        let file = opened.map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => JournalError::NotFound { path: path.into() },
-            io::ErrorKind::IsADirectory => JournalError::NotAFile { path: path.into() },
-            _ => JournalError::Io { op: "open", path: path.into(), source },
-        })?;
-        lock_journal(path, &file)?;
-        Self::of(path, file)
+        Self::of(JournalFile::open(path.as_ref())?)
     }
 
     /// Reads a journal that is open and locked.
-    pub(super) fn of(path: &Path, file: File) -> Result<Self, JournalError> {
-        if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-            return Err(JournalError::NotAFile { path: path.into() });
-        }
-        let unreadable = |source| JournalError::Unreadable { path: path.into(), source };
+    pub(super) fn of(journal: JournalFile) -> Result<Self, JournalError> {
+        let JournalFile { path, file, lock } = journal;
+        let unreadable = |source| JournalError::Unreadable { path: path.clone(), source };
         let scan = Scan::of(&file).map_err(unreadable)?;
-        let (path, file) = (path.to_path_buf(), Arc::new(file));
-        let lock = Lock::of(&file);
         let (images, idle) = (Vec::new(), Vec::new());
         let mut recovery = Self { path, file, scan, images, idle, lock };
         let images =
@@ -465,26 +454,6 @@ fn open_and_lock(journal: &Path, image: &Path) -> Result<File, JournalError> {
             Err(JournalError::ImageInUse { journal, image, holder: Holder::of_lock_on(&file) })
         }
         Err(error) => Err(refused(error.into())),
-    }
-}
-
-/// Keeps others from using a journal.
-pub(super) fn lock_journal(path: &Path, file: &File) -> Result<(), JournalError> {
-    let failed = |op, source| JournalError::Io { op, path: path.into(), source };
-    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let holder = Holder::of_lock_on(file);
-            return Err(JournalError::InUse { path: path.into(), holder });
-        }
-        Err(error) => return Err(failed("lock", error.into())),
-    }
-    // Whoever had it may have put another in its place, and be using that.
-    let identity = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
-    let locked = file.metadata().map_err(|source| failed("examine", source))?;
-    match fs::metadata(path) {
-        Ok(there) if identity(&there) == identity(&locked) => Ok(()),
-        _ => Err(JournalError::InUse { path: path.into(), holder: None }),
     }
 }
 

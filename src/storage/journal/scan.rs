@@ -98,6 +98,16 @@ impl Scan {
         self.head.geometry
     }
 
+    /// Entries up to here were given up.
+    pub fn released(&self) -> Sequence {
+        self.head.released
+    }
+
+    /// The last entry of each segment that still has something, the oldest first.
+    pub(in super::super) fn retired_lasts(&self) -> Vec<Sequence> {
+        self.retired().iter().map(|retired| retired.last).collect()
+    }
+
     /// Whether nothing is left to replay.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()

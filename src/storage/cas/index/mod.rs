@@ -55,7 +55,7 @@ use memtable::Tables;
 use merge::{MergeError, due, merge};
 use run::{Run, parse_name, run_name};
 
-pub(super) use error::{Damage, IndexError};
+pub(super) use error::IndexError;
 pub use fuzz::fuzz;
 #[cfg(test)]
 pub(super) use memory::MemRuns;

@@ -8,6 +8,7 @@ use std::thread;
 
 use proptest::prelude::*;
 
+use super::error::Damage;
 use super::*;
 
 const STORE: StoreId = StoreId(*b"a store of tests");

@@ -1,0 +1,194 @@
+//! From written sectors to stored blocks: a block is completed, named, and compressed if it is new.
+
+use std::sync::Arc;
+use std::thread;
+
+use super::super::compress::{Codec, compress};
+use super::super::error::ReadError;
+use super::super::overlay::{Generation, RangeSet, copy_sectors, mask};
+use super::super::reader::Reader;
+use super::super::shared::View;
+use super::super::tree::Cursor;
+use super::super::{BlockNumber, ContentId, FrameKind, VolumeNumber};
+use super::{Split, Trouble};
+use crate::clock::{self, Instant};
+use crate::units::SECTOR_SIZE;
+
+/// Blocks that are prepared in one go.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// What is committed of one volume.
+pub(super) struct VolumeJob {
+    pub(super) number: VolumeNumber,
+    /// The newest first.
+    pub(super) layers: Vec<Arc<Generation>>,
+    /// All writes up to here are in them, or in the tree.
+    pub(super) through: u64,
+    /// The tree that they go on top of.
+    pub(super) base: View,
+    pub(super) cleared: RangeSet,
+    /// In order.
+    pub(super) blocks: Vec<BlockNumber>,
+    /// How many of those are done with.
+    pub(super) done: usize,
+    /// Their new names.
+    pub(super) changes: Vec<(BlockNumber, Option<ContentId>)>,
+}
+
+impl VolumeJob {
+    /// Of `layers` on top of `base`, which has `end` blocks.
+    pub(super) fn new(
+        number: VolumeNumber,
+        layers: Vec<Arc<Generation>>,
+        through: u64,
+        base: View,
+        end: u64,
+    ) -> Self {
+        let mut cleared = RangeSet::default();
+        for range in layers.iter().flat_map(|layer| layer.cleared().ranges()) {
+            cleared.insert(range.clone());
+        }
+        let dirty = layers.iter().flat_map(|layer| layer.dirty());
+        // What was written behind the end was, before the volume became shorter.
+        let mut blocks: Vec<BlockNumber> = dirty.filter(|block| block.0 < end).collect();
+        blocks.sort_unstable();
+        blocks.dedup();
+        let changes = Vec::with_capacity(blocks.len());
+        Self { number, layers, through, base, cleared, blocks, done: 0, changes }
+    }
+
+    /// The blocks to be prepared next; none at the end.
+    pub(super) fn chunk(&self, block_bytes: usize) -> &[BlockNumber] {
+        let count = (CHUNK_BYTES / block_bytes).min(self.blocks.len() - self.done);
+        &self.blocks[self.done..self.done + count]
+    }
+}
+
+/// What a block has come to.
+pub(super) enum Prepared {
+    /// Zeros, which are not stored.
+    Zeros,
+    /// It is stored already.
+    Stored(ContentId),
+    /// It is to be stored.
+    New { id: ContentId, codec: Codec, payload: Vec<u8> },
+}
+
+/// Prepares blocks of a job on `threads` threads, in order.
+pub(super) fn prepare(
+    reader: &Reader,
+    job: &VolumeJob,
+    blocks: &[BlockNumber],
+    block_bytes: usize,
+    threads: usize,
+) -> Result<(Vec<Prepared>, Split), Trouble> {
+    let work = |blocks: &[BlockNumber]| {
+        let mut preparing = Preparing::new(reader, job, block_bytes);
+        let prepared = blocks.iter().map(|block| preparing.block(*block)).collect();
+        let prepared: Result<Vec<Prepared>, ReadError> = prepared;
+        prepared.map(|prepared| (prepared, preparing.split))
+    };
+    if threads <= 1 || blocks.len() < 2 * threads {
+        return Ok(work(blocks)?);
+    }
+    let share = blocks.len().div_ceil(threads);
+    let parts = thread::scope(|scope| {
+        let workers: Vec<_> =
+            blocks.chunks(share).map(|share| scope.spawn(move || work(share))).collect();
+        let join = |worker: thread::ScopedJoinHandle<'_, _>| worker.join();
+        workers.into_iter().map(join).collect::<Vec<_>>()
+    });
+    let (mut all, mut split) = (Vec::with_capacity(blocks.len()), Split::default());
+    for part in parts {
+        let (prepared, took) = part.map_err(|_| Trouble::Panicked)??;
+        all.extend(prepared);
+        split.add(&took);
+    }
+    Ok((all, split))
+}
+
+/// One thread's part of the work.
+struct Preparing<'a> {
+    reader: &'a Reader,
+    job: &'a VolumeJob,
+    octets: Vec<u8>,
+    compressed: Vec<u8>,
+    cursor: Cursor,
+    split: Split,
+}
+
+impl<'a> Preparing<'a> {
+    fn new(reader: &'a Reader, job: &'a VolumeJob, block_bytes: usize) -> Self {
+        Self {
+            reader,
+            job,
+            octets: vec![0; block_bytes],
+            compressed: Vec::new(),
+            cursor: Cursor::default(),
+            split: Split::default(),
+        }
+    }
+
+    fn block(&mut self, block: BlockNumber) -> Result<Prepared, ReadError> {
+        let start = clock::now();
+        self.fill(block)?;
+        self.cut(block);
+        let filled = clock::now();
+        if is_zero(&self.octets) {
+            return Ok(Prepared::Zeros);
+        }
+        let id = ContentId::of(FrameKind::Block, &self.octets);
+        let hashed = clock::now();
+        let stored = self.reader.index.get(id)?.is_some();
+        let looked = clock::now();
+        let nanos = |from: Instant, to: Instant| {
+            u64::try_from(to.since(from).as_nanos()).unwrap_or(u64::MAX)
+        };
+        self.split.fill += nanos(start, filled);
+        self.split.hash += nanos(filled, hashed);
+        self.split.index += nanos(hashed, looked);
+        if stored {
+            return Ok(Prepared::Stored(id));
+        }
+        let codec = compress(&self.octets, &mut self.compressed);
+        self.split.compress += nanos(looked, clock::now());
+        Ok(Prepared::New { id, codec, payload: self.compressed.clone() })
+    }
+
+    /// Composes the block: what was written, on top of what was there.
+    fn fill(&mut self, block: BlockNumber) -> Result<(), ReadError> {
+        let mut wanted = mask(0, self.octets.len() / SECTOR_SIZE);
+        for layer in &self.job.layers {
+            wanted = layer.compose(block, 0, wanted, &mut self.octets);
+            if wanted == 0 {
+                return Ok(());
+            }
+        }
+        match self.cursor.lookup(self.job.base.root, block, self.reader)? {
+            Some(id) => {
+                let base = self.reader.block(id)?;
+                copy_sectors(wanted, 0, &mut self.octets, |range| &base[range]);
+            }
+            None => super::super::overlay::zero_sectors(wanted, 0, &mut self.octets),
+        }
+        Ok(())
+    }
+}
+
+impl Preparing<'_> {
+    /// Makes zeros of what is behind the end of the volume.
+    fn cut(&mut self, block: BlockNumber) {
+        let per_block = (self.octets.len() / SECTOR_SIZE) as u64;
+        let sectors = self.job.base.size.0.saturating_sub(block.0 * per_block);
+        if sectors < per_block {
+            #[allow(clippy::cast_possible_truncation, reason = "less than a block")]
+            self.octets[sectors as usize * SECTOR_SIZE..].fill(0);
+        }
+    }
+}
+
+/// Whether there is nothing but zeros.
+fn is_zero(octets: &[u8]) -> bool {
+    let (words, rest) = octets.as_chunks::<64>();
+    words.iter().all(|word| *word == [0; 64]) && rest.iter().all(|octet| *octet == 0)
+}

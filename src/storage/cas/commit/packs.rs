@@ -1,0 +1,307 @@
+//! Packs on their way to where they are kept.
+//!
+//! # Invariants
+//! * A frame is in the index only when its pack is durable.
+//! * Every pack that is durable is on the list of those that the next manifest has to name, even if
+//!   the commit that it was written for fails.
+
+use std::collections::HashSet;
+use std::sync::{Arc, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use super::super::compress::{Codec, compress};
+use super::super::index::Location;
+use super::super::manifest::{FrameRef, Layout, PackEntry, emit_pack_list};
+use super::super::pack::{FramePlace, PackBuilder, PackKind};
+use super::super::reader::Reader;
+use super::super::shared::StoreShared;
+use super::super::{ContentId, FrameKind, StoreId};
+use super::Trouble;
+use crate::blob::{Blob, BlobError, BlobId, BlobStore};
+
+/// Octets of a pack of blocks: what restic takes, and what one request to an object store brings well.
+const DATA_PACK: usize = 16 << 20;
+/// Octets of a pack of nodes.
+const META_PACK: usize = 4 << 20;
+/// Packs that are being put while others are filled.
+const UNDER_WAY: usize = 2;
+/// Packs of one block each that are put together.
+const LOOSE_GROUP: usize = 128;
+
+/// In a manifest, the name of the pack that it is in itself, which nobody can know before.
+pub(in super::super) const OWN_PACK: BlobId = BlobId([0; 32]);
+
+/// A pack that is finished.
+struct Sealed {
+    octets: Vec<u8>,
+    kind: PackKind,
+    frames: Vec<(ContentId, FramePlace)>,
+}
+
+/// What became of packs that were put: their names, or why not, and they themselves.
+type PutResult = (Result<Vec<BlobId>, BlobError>, Vec<Sealed>);
+
+/// What putting took, for the figures of a commit.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct PutCounters {
+    pub(super) packs: u64,
+    pub(super) octets: u64,
+}
+
+/// Fills packs and puts them.
+pub(super) struct Packs {
+    shared: Arc<StoreShared>,
+    layout: Layout,
+    /// Threads put, rather than this one.
+    threaded: bool,
+    data: PackBuilder,
+    data_frames: Vec<(ContentId, FramePlace)>,
+    meta: PackBuilder,
+    meta_frames: Vec<(ContentId, FramePlace)>,
+    /// Names that are in packs which are not in the index yet.
+    fresh: HashSet<ContentId>,
+    loose: Vec<Sealed>,
+    under_way: Vec<JoinHandle<PutResult>>,
+    /// Memory for packs to come.
+    spare: Vec<Vec<u8>>,
+    /// The number of the next pack.
+    pub(super) next_pack: u32,
+    /// Packs that are durable, and that no manifest names yet.
+    pub(super) unlisted: Vec<PackEntry>,
+    pub(super) counters: PutCounters,
+}
+
+impl Packs {
+    pub(super) fn new(
+        shared: Arc<StoreShared>,
+        store: StoreId,
+        layout: Layout,
+        next_pack: u32,
+        threaded: bool,
+    ) -> Self {
+        // A pack takes its memory when it has its first frame, and keeps it.
+        Self {
+            shared,
+            layout,
+            threaded,
+            data: PackBuilder::new(store, PackKind::Data, 0),
+            data_frames: Vec::new(),
+            meta: PackBuilder::new(store, PackKind::Meta, 0),
+            meta_frames: Vec::new(),
+            fresh: HashSet::new(),
+            loose: Vec::new(),
+            under_way: Vec::new(),
+            spare: Vec::new(),
+            next_pack,
+            unlisted: Vec::new(),
+            counters: PutCounters::default(),
+        }
+    }
+
+    fn reader(&self) -> &Reader {
+        &self.shared.reader
+    }
+
+    /// Whether a frame is stored, or on its way.
+    pub(super) fn has(&self, id: ContentId) -> Result<bool, Trouble> {
+        Ok(self.fresh.contains(&id) || self.reader().index.get(id)?.is_some())
+    }
+
+    /// Adds a block that is not stored.
+    pub(super) fn push_block(
+        &mut self,
+        id: ContentId,
+        codec: Codec,
+        raw_len: u32,
+        payload: &[u8],
+    ) -> Result<(), Trouble> {
+        if !self.fresh.insert(id) {
+            return Ok(());
+        }
+        let full = match self.layout {
+            Layout::Packed => self.data.len_with(payload.len()) > DATA_PACK,
+            Layout::Loose => true,
+        };
+        if full && !self.data.is_empty() {
+            self.seal_data()?;
+        }
+        let place = self.data.push(FrameKind::Block, id, codec, raw_len, payload);
+        self.data_frames.push((id, place));
+        Ok(())
+    }
+
+    /// Adds a node, unless it is stored.
+    pub(super) fn push_node(&mut self, id: ContentId, octets: &[u8]) -> Result<(), Trouble> {
+        if self.has(id)? {
+            return Ok(());
+        }
+        self.fresh.insert(id);
+        self.push_meta(FrameKind::Node, id, octets)?;
+        Ok(())
+    }
+
+    /// Adds a frame to the present pack of nodes and the like, or begins another if that is full.
+    fn push_meta(&mut self, kind: FrameKind, id: ContentId, octets: &[u8]) -> Result<(), Trouble> {
+        if !self.meta.is_empty() && self.meta.len_with(octets.len()) > META_PACK {
+            self.seal_meta()?;
+        }
+        self.push_here(kind, id, octets)?;
+        Ok(())
+    }
+
+    /// Adds a frame to the present pack, however long that gets.
+    fn push_here(
+        &mut self,
+        kind: FrameKind,
+        id: ContentId,
+        octets: &[u8],
+    ) -> Result<FramePlace, Trouble> {
+        let mut payload = Vec::new();
+        let codec = compress(octets, &mut payload);
+        let raw_len = u32::try_from(octets.len()).map_err(|_| Trouble::TooLong)?;
+        let place = self.meta.push(kind, id, codec, raw_len, &payload);
+        self.meta_frames.push((id, place));
+        Ok(place)
+    }
+
+    /// Makes all blocks durable.
+    pub(super) fn finish_data(&mut self) -> Result<(), Trouble> {
+        if !self.data.is_empty() {
+            self.seal_data()?;
+        }
+        let loose = std::mem::take(&mut self.loose);
+        if !loose.is_empty() {
+            self.put(loose)?;
+        }
+        self.wait(0)
+    }
+
+    /// Makes everything durable but the nodes in the present pack, which the manifest shares with
+    /// them. From here on all packs but that one are known.
+    pub(super) fn finish_all_but_last(&mut self) -> Result<(), Trouble> {
+        if self.meta.len_with(0) > META_PACK / 2 {
+            self.seal_meta()?;
+        }
+        self.wait(0)
+    }
+
+    /// Adds a part of the list of packs to the pack that the manifest will be in.
+    pub(super) fn push_list(&mut self, packs: &[PackEntry]) -> Result<FrameRef, Trouble> {
+        let octets = emit_pack_list(packs);
+        let id = ContentId::of(FrameKind::PackList, &octets);
+        let place = self.push_here(FrameKind::PackList, id, &octets)?;
+        Ok(FrameRef { pack: OWN_PACK, place, id })
+    }
+
+    /// Stores the manifest and the nodes that share its pack, and tells where it is.
+    pub(super) fn put_manifest(&mut self, octets: &[u8]) -> Result<(FrameRef, PackEntry), Trouble> {
+        let id = ContentId::of(FrameKind::Manifest, octets);
+        let place = self.push_here(FrameKind::Manifest, id, octets)?;
+        self.seal_meta()?;
+        self.wait(0)?;
+        let entry = *self.unlisted.last().ok_or(Trouble::TooLong)?;
+        Ok((FrameRef { pack: entry.id, place, id }, entry))
+    }
+
+    fn seal_data(&mut self) -> Result<(), Trouble> {
+        let octets = self.data.finish(self.spare.pop().unwrap_or_default());
+        let frames = std::mem::take(&mut self.data_frames);
+        let sealed = Sealed { octets, kind: PackKind::Data, frames };
+        if self.layout == Layout::Packed {
+            return self.put(vec![sealed]);
+        }
+        self.loose.push(sealed);
+        if self.loose.len() < LOOSE_GROUP {
+            return Ok(());
+        }
+        let loose = std::mem::take(&mut self.loose);
+        self.put(loose)
+    }
+
+    fn seal_meta(&mut self) -> Result<(), Trouble> {
+        let octets = self.meta.finish(Vec::new());
+        let frames = std::mem::take(&mut self.meta_frames);
+        self.put(vec![Sealed { octets, kind: PackKind::Meta, frames }])
+    }
+
+    fn put(&mut self, sealed: Vec<Sealed>) -> Result<(), Trouble> {
+        let blobs = Arc::clone(&self.reader().blobs);
+        if !self.threaded {
+            let result = put_all(&*blobs, sealed);
+            return self.take_in(result);
+        }
+        self.wait(UNDER_WAY - 1)?;
+        let put = thread::Builder::new()
+            .name("archive-put".into())
+            .spawn(move || put_all(&*blobs, sealed))
+            .map_err(Trouble::Thread)?;
+        self.under_way.push(put);
+        Ok(())
+    }
+
+    /// Waits until no more than `left` puts are under way.
+    fn wait(&mut self, left: usize) -> Result<(), Trouble> {
+        let mut trouble = None;
+        while self.under_way.len() > left || (trouble.is_some() && !self.under_way.is_empty()) {
+            let put = self.under_way.remove(0);
+            let result = put.join().map_err(|_| Trouble::Panicked);
+            if let Err(error) = result.and_then(|result| self.take_in(result)) {
+                trouble.get_or_insert(error);
+            }
+        }
+        trouble.map_or(Ok(()), Err)
+    }
+
+    /// Takes in that packs are durable, or why they are not.
+    fn take_in(&mut self, (result, sealed): PutResult) -> Result<(), Trouble> {
+        let ids = result?;
+        for (id, Sealed { octets, kind, frames }) in ids.into_iter().zip(sealed) {
+            let bytes = u32::try_from(octets.len()).map_err(|_| Trouble::TooLong)?;
+            let entry = PackEntry { number: self.next_pack, id, bytes, kind };
+            self.next_pack += 1;
+            self.counters.packs += 1;
+            self.counters.octets += u64::from(bytes);
+            // The index must not name a pack that nobody knows.
+            let reader = &self.shared.reader;
+            reader.packs.write().unwrap_or_else(PoisonError::into_inner).insert(entry);
+            let located = |(id, place): &(ContentId, FramePlace)| {
+                (*id, Location { pack: entry.number, place: *place })
+            };
+            reader.index.insert_many(frames.iter().map(located));
+            for (id, _) in &frames {
+                self.fresh.remove(id);
+            }
+            self.unlisted.push(entry);
+            if kind == PackKind::Data && self.layout == Layout::Packed && self.spare.is_empty() {
+                self.spare.push(octets);
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what is not durable, after a commit has failed.
+    pub(super) fn abandon(&mut self) {
+        // What was under way may have become durable; it is good for the next try then.
+        let _ = self.wait(0);
+        if !self.data.is_empty() {
+            self.data.finish(Vec::new());
+        }
+        if !self.meta.is_empty() {
+            self.meta.finish(Vec::new());
+        }
+        self.data_frames.clear();
+        self.meta_frames.clear();
+        self.loose.clear();
+        self.fresh.clear();
+    }
+}
+
+fn put_all(blobs: &dyn BlobStore, sealed: Vec<Sealed>) -> PutResult {
+    let named: Vec<Blob<'_>> = sealed.iter().map(|sealed| Blob::new(&sealed.octets)).collect();
+    let ids = named.iter().map(Blob::id).collect();
+    let put = match named.as_slice() {
+        [one] => blobs.put(one).map(drop),
+        several => blobs.put_many(several).map(drop),
+    };
+    (put.map(|()| ids), sealed)
+}

@@ -1,0 +1,369 @@
+//! The end of a commit: trees, manifest and root slot; and what is asked of the thread.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rtrb::RingBuffer;
+
+use super::super::VolumeNumber;
+use super::super::compress::compress;
+use super::super::error::CasError;
+use super::super::group::{Attached, GroupRequest};
+use super::super::manifest::{FrameRef, Manifest, PackEntry, VolumeEntry};
+use super::super::request::{Attach, Edit, Edited, Reply, Request};
+use super::super::root::RootSlot;
+use super::super::shared::{News, View, VolumeShared};
+use super::super::volume::{CasVolume, FrontRings, ORDERS};
+use super::blocks::VolumeJob;
+use super::edit::{EditMeans, Refused};
+use super::packs::OWN_PACK;
+use super::{ACTIVE_SECONDS, CommitNodes, Committer, Front, Trouble, VolumeState, nanos_since};
+use crate::clock::{self, Instant};
+use crate::protocol::ata::AtaText;
+use crate::storage::DeviceInfo;
+use crate::storage::journal::{Medium, Sequence};
+
+/// Lists of packs that a manifest names before they are written as one.
+const LISTS: usize = 64;
+/// Packs in one list.
+const LIST_LEN: usize = 1 << 16;
+/// Entries in memory from which on the index is written.
+const INDEX_ENTRIES: usize = 1 << 18;
+
+impl<M: Medium> Committer<M> {
+    /// Ends a commit whose blocks are stored.
+    pub(super) fn finish(&mut self, jobs: Vec<VolumeJob>, now: Instant) -> Result<(), Trouble> {
+        let started = clock::now();
+        self.packs.finish_data()?;
+        self.split.put += nanos_since(started);
+        let started = clock::now();
+        let mut manifest = self.manifest.clone();
+        manifest.commit += 1;
+        manifest.parent = Some(self.manifest_id);
+        let mut nodes = CommitNodes::new(Arc::clone(&self.shared));
+        for job in &jobs {
+            let mut emitted = Vec::new();
+            let emit = &mut |id, octets| emitted.push((id, octets));
+            let root = job.base.root.update(job.cleared.ranges(), &job.changes, &nodes, emit)?;
+            nodes.take_in(emitted)?;
+            if let Some(entry) = volume_mut(&mut manifest, job.number) {
+                (entry.root, entry.through) = (root, job.through);
+            }
+        }
+        let edits = std::mem::take(&mut self.edits);
+        let outcomes = self.edit(&mut manifest, &edits, &mut nodes, now);
+        let outcomes = match outcomes {
+            Ok(outcomes) => outcomes,
+            Err(trouble) => {
+                self.edits = edits;
+                return Err(trouble);
+            }
+        };
+        self.split.tree += nanos_since(started);
+        let started = clock::now();
+        if let Err(trouble) = self.store(&mut manifest, nodes) {
+            self.edits = edits;
+            return Err(trouble);
+        }
+        self.split.publish += nanos_since(started);
+        self.publish(manifest, &jobs);
+        for ((_, reply), outcome) in edits.into_iter().zip(outcomes) {
+            let _ = reply.send(outcome.map_err(|error| *error)); // who asked may have gone
+        }
+        self.trim();
+        Ok(())
+    }
+
+    /// Makes the changes that were asked for, each if it can be.
+    #[allow(clippy::type_complexity, reason = "the outcomes of edits, in their order")]
+    fn edit(
+        &self,
+        manifest: &mut Manifest,
+        edits: &[(Edit, Reply<Edited>)],
+        nodes: &mut CommitNodes,
+        now: Instant,
+    ) -> Result<Vec<Result<Edited, Box<CasError>>>, Trouble> {
+        let state = |number: VolumeNumber| self.volumes.get(&number);
+        let attached = |number| state(number).is_some_and(|volume| volume.front.is_some());
+        let active = |number| {
+            let (_, seen) = state(number)?.seen;
+            let recent = now.since(seen?).as_secs() < ACTIVE_SECONDS;
+            recent.then_some(ACTIVE_SECONDS)
+        };
+        let exported = |number, name: &str| {
+            let is = |export: &&(VolumeNumber, String, std::sync::Weak<()>)| {
+                (export.0, export.1.as_str()) == (number, name) && export.2.strong_count() > 0
+            };
+            self.exports.iter().find(is).is_some()
+        };
+        let mut outcomes = Vec::with_capacity(edits.len());
+        for (edit, _) in edits {
+            let before = manifest.clone();
+            let means = EditMeans {
+                nodes: &mut *nodes,
+                attached: &attached,
+                active: &active,
+                exported: &exported,
+            };
+            match manifest.edit(edit, means) {
+                Ok(edited) => outcomes.push(Ok(edited)),
+                Err(Refused::Edit(error)) => {
+                    *manifest = before;
+                    outcomes.push(Err(error));
+                }
+                Err(Refused::Trouble(trouble)) => return Err(trouble),
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Stores nodes and manifest, and at last the root slot.
+    fn store(&mut self, manifest: &mut Manifest, nodes: CommitNodes) -> Result<(), Trouble> {
+        let CommitNodes { new, blocks, .. } = nodes;
+        let mut payload = Vec::new();
+        for (id, octets) in blocks {
+            if !self.packs.has(id)? {
+                let codec = compress(&octets, &mut payload);
+                self.packs.push_block(id, codec, manifest.block_bytes, &payload)?;
+            }
+        }
+        self.packs.finish_data()?;
+        for (id, octets) in new {
+            self.packs.push_node(id, &octets)?;
+        }
+        self.packs.finish_all_but_last()?;
+        self.list_packs(manifest)?;
+        manifest.next_pack = self.packs.next_pack + 1;
+        let (place, own) = self.packs.put_manifest(&manifest.emit())?;
+        let released = self.releasable(manifest).1;
+        let slot = RootSlot {
+            store: manifest.store,
+            journal: self.journal.id,
+            commit: manifest.commit,
+            released,
+            manifest: place,
+            pack_number: own.number,
+            pack_bytes: own.bytes,
+        };
+        let at = RootSlot::place(manifest.commit);
+        self.roots.write_at(at, &slot.emit()).map_err(Trouble::Root)?;
+        self.roots.sync().map_err(Trouble::Root)?;
+        self.manifest_id = place.id;
+        self.released = released;
+        self.packs.unlisted = vec![own];
+        // The manifest's own pack has a name by now, for the next one to use.
+        for list in &mut manifest.pack_lists {
+            if list.pack == OWN_PACK {
+                list.pack = own.id;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the packs that no manifest names yet, or all of them anew when there are many lists.
+    fn list_packs(&mut self, manifest: &mut Manifest) -> Result<(), Trouble> {
+        let packs: Vec<PackEntry> = if manifest.pack_lists.len() >= LISTS {
+            manifest.pack_lists.clear();
+            let table = &self.shared.reader.packs;
+            table.read().unwrap_or_else(std::sync::PoisonError::into_inner).iter().collect()
+        } else {
+            self.packs.unlisted.clone()
+        };
+        for some in packs.chunks(LIST_LEN) {
+            let list: FrameRef = self.packs.push_list(some)?;
+            manifest.pack_lists.push(list);
+        }
+        Ok(())
+    }
+
+    /// Lets the front ends see what the root slot says now.
+    fn publish(&mut self, manifest: Manifest, jobs: &[VolumeJob]) {
+        self.manifest = manifest;
+        for job in jobs {
+            let Some(volume) = self.volumes.get_mut(&job.number) else { continue };
+            let committed =
+                |generation: &Arc<_>| job.layers.iter().any(|layer| Arc::ptr_eq(layer, generation));
+            let (done, pending): (VecDeque<_>, VecDeque<_>) =
+                volume.pending.drain(..).partition(committed);
+            volume.pending = pending;
+            self.retiring.extend(done.into_iter().map(|generation| (job.number, generation)));
+        }
+        for entry in &self.manifest.volumes {
+            let volume = self
+                .volumes
+                .entry(entry.number)
+                .or_insert_with(|| VolumeState::new(entry.number, entry.through, VecDeque::new()));
+            let view = View { root: entry.root, size: entry.size };
+            volume.tell(News::Published { view, through: entry.through });
+            volume.flush_news();
+        }
+        let volumes = &self.manifest.volumes;
+        self.volumes.retain(|number, _| volumes.iter().any(|entry| entry.number == *number));
+        self.exports.retain(|(_, _, export)| export.strong_count() > 0);
+    }
+
+    /// How many of the journal's segments are not needed beside `manifest`, and the last entry that is
+    /// not.
+    fn releasable(&self, manifest: &Manifest) -> (usize, Sequence) {
+        let through = |number: &VolumeNumber| {
+            let entry = manifest.volumes.iter().find(|entry| entry.number == *number);
+            // What was written to a volume that is gone is gone, too.
+            entry.map_or(u64::MAX, |entry| entry.through)
+        };
+        let (journal, released) = (&self.journal, self.released);
+        let done = journal
+            .numbers
+            .iter()
+            .take_while(|numbers| numbers.iter().all(|(volume, last)| *last <= through(volume)))
+            .count();
+        let last = done.checked_sub(1).map(|place| journal.reclaimer.waiting()[place].last);
+        let mut last = last.map_or(released, |last| last.max(released));
+        // At the end, when everything has come in, and nothing is left.
+        if let Some(end) = self.closing
+            && self
+                .volumes
+                .iter()
+                .all(|(number, volume)| volume.shared.written() <= through(number))
+        {
+            last = last.max(end);
+        }
+        (done, last)
+    }
+
+    /// Gives up what the journal need not have any more, and writes the index when it has grown.
+    fn trim(&mut self) {
+        let (done, last) = self.releasable(&self.manifest);
+        if done > 0 {
+            match self.journal.reclaimer.release(last) {
+                Ok(_) => {
+                    self.journal.numbers.drain(..done);
+                    self.shared.journal_bell.ring();
+                }
+                Err(error) => {
+                    self.shared
+                        .stop(&format!("the head of its journal cannot be written: {error}"));
+                    return;
+                }
+            }
+        }
+        let index = &self.shared.reader.index;
+        if index.memtable_len() >= INDEX_ENTRIES
+            || self.closing.is_some() && index.memtable_len() > 0
+        {
+            let last = self.manifest.next_pack - 1;
+            if let Err(error) = index.flush(last) {
+                log::warn!(
+                    "archive {}: its index cannot be written, it stays in memory: {}",
+                    self.shared.name,
+                    super::chain(&error)
+                );
+            }
+        }
+    }
+
+    pub(super) fn take_requests(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        while let Ok(request) = self.requests.try_recv() {
+            any = true;
+            match request {
+                Request::Attach(attach, reply) => {
+                    let attached = self.attach(attach, now);
+                    let _ = reply.send(attached); // who asked may have gone
+                }
+                Request::AttachSnapshot { volume, snapshot, attach, reply } => {
+                    let _ = reply.send(self.attach_snapshot(&volume, &snapshot, attach));
+                }
+                Request::Detach(number, handed) => {
+                    if let Some(volume) = self.volumes.get_mut(&number) {
+                        volume.take_handed_over();
+                        volume.take(handed);
+                        volume.front = None;
+                    }
+                    self.report();
+                }
+                Request::Edit(edit, reply) => self.edits.push((edit, reply)),
+                Request::Commit(reply) => self.waiting.1.push(reply),
+                Request::Close(last) => self.closing = Some(last),
+            }
+        }
+        any
+    }
+
+    fn attach(&mut self, attach: Attach, now: Instant) -> Result<CasVolume, CasError> {
+        let name = attach.volume;
+        let entry = self.manifest.volume(&name);
+        let entry = entry.ok_or_else(|| CasError::NoVolume { name: name.clone() })?;
+        let view = View { root: entry.root, size: entry.size };
+        let number = entry.number;
+        let state = self
+            .volumes
+            .entry(number)
+            .or_insert_with(|| VolumeState::new(number, entry.through, VecDeque::new()));
+        if state.front.is_some() {
+            return Err(CasError::VolumeInUse { name });
+        }
+        let info = DeviceInfo {
+            size: view.size,
+            serial: attach.serial.unwrap_or_else(|| serial(&self.manifest, &name)),
+            model: AtaText::new("aoe-server archive"),
+            read_only: attach.read_only,
+            discard: true,
+        };
+        let shared = Arc::new(VolumeShared::new(number, state.through, attach.waker.clone()));
+        let (orders, ordered) = RingBuffer::new(ORDERS);
+        let (handing_over, handed_over) = RingBuffer::new(4);
+        let (news, told) = RingBuffer::new(8);
+        let taken = state.through;
+        let attached = Attached { shared: Arc::clone(&shared), orders: ordered, taken };
+        let path = || std::path::PathBuf::from(&self.shared.name);
+        let sent = self.journal.group.send(GroupRequest::Attach(attached));
+        sent.map_err(|_| CasError::Stopped { path: path() })?;
+        self.shared.journal_bell.ring();
+        state.shared = Arc::clone(&shared);
+        state.seen = (0, None);
+        state.front = Some(Front { handed_over, news, backlog: VecDeque::new(), answered: 0 });
+        let pending = state.pending.clone();
+        let requests = self.requests_sender.clone();
+        let rings = FrontRings { orders, handed_over: handing_over, news: told, requests };
+        let fetches = self.shared.reader.pool.link(attach.waker);
+        let store = Arc::clone(&self.shared);
+        self.report();
+        let _ = now;
+        Ok(CasVolume::new(store, shared, info, view, pending, rings, fetches))
+    }
+
+    fn attach_snapshot(
+        &mut self,
+        volume: &str,
+        name: &str,
+        attach: Attach,
+    ) -> Result<CasVolume, CasError> {
+        let snapshot = self.manifest.snapshot(volume, name)?;
+        let view = View { root: snapshot.root, size: snapshot.size };
+        let info = DeviceInfo {
+            size: view.size,
+            serial: attach
+                .serial
+                .unwrap_or_else(|| serial(&self.manifest, &format!("{volume}@{name}"))),
+            model: AtaText::new("aoe-server archive"),
+            read_only: true,
+            discard: false,
+        };
+        let used = Arc::new(());
+        self.exports.push((snapshot.volume, name.to_owned(), Arc::downgrade(&used)));
+        let fetches = self.shared.reader.pool.link(attach.waker);
+        Ok(CasVolume::of_snapshot(Arc::clone(&self.shared), info, view, used, fetches))
+    }
+}
+
+fn volume_mut(manifest: &mut Manifest, number: VolumeNumber) -> Option<&mut VolumeEntry> {
+    manifest.volumes.iter_mut().find(|entry| entry.number == number)
+}
+
+/// A serial number that lasts as long as the disk is what it is.
+fn serial(manifest: &Manifest, name: &str) -> AtaText<20> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&manifest.store.0);
+    hasher.update(name.as_bytes());
+    AtaText::new(&hasher.finalize().to_hex()[..16])
+}

@@ -1,0 +1,553 @@
+//! From the name of a block to its octets: the index tells the pack, a part of the pack is read, and
+//! what is in it is checked by its name.
+//!
+//! # Invariants
+//! * What comes out of here hashes to the name that was asked for.
+//! * What cannot be had is an error that says why. Only a tree can say that a block is zeros.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::Thread;
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use rtrb::{Consumer, Producer, RingBuffer};
+
+use super::error::ReadError;
+use super::frame::open_frame;
+use super::id::TreeRoot;
+use super::index::{Index, Location};
+use super::manifest::PackEntry;
+use super::node::Node;
+use super::runs::Runs;
+use super::tree::{Cursor, NodeMemory, NodeSource, Peek};
+use super::{BlockNumber, ContentId, FrameKind};
+use crate::blob::{BlobId, BlobStore};
+use crate::wake::Waker;
+
+/// Fetches of one front end that can be under way.
+pub(super) const FETCHES: usize = 64;
+/// Frames of one pack are read in one piece when no more than this lies between them, in bytes: about
+/// what a disk reads in the time of another request.
+const GAP: u64 = 64 << 10;
+/// The longest such piece, in bytes.
+const SPAN: u64 = 1 << 20;
+/// Of what is kept in memory, the part that is for nodes: 1/8 and at least this, in bytes.
+const NODES_LEAST: u64 = 4 << 20;
+/// What the table of a cache takes for an entry beside its octets, in bytes, roughly.
+const ENTRY: u64 = 128;
+
+/// Counts nodes and blocks by what they take in memory.
+#[derive(Debug, Clone)]
+struct ByBytes;
+
+impl Weighter<ContentId, Arc<[u8]>> for ByBytes {
+    fn weight(&self, _: &ContentId, octets: &Arc<[u8]>) -> u64 {
+        octets.len() as u64 + ENTRY
+    }
+}
+
+impl Weighter<ContentId, Arc<Node>> for ByBytes {
+    fn weight(&self, _: &ContentId, node: &Arc<Node>) -> u64 {
+        node.memory_bytes() as u64 + ENTRY
+    }
+}
+
+/// Which packs there are, by their numbers.
+#[derive(Debug, Default)]
+pub(super) struct PackTable(Vec<Option<PackEntry>>);
+
+impl PackTable {
+    pub(super) fn insert(&mut self, entry: PackEntry) {
+        let place = entry.number as usize;
+        if place >= self.0.len() {
+            self.0.resize(place + 1, None);
+        }
+        self.0[place] = Some(entry);
+    }
+
+    pub(super) fn get(&self, number: u32) -> Option<PackEntry> {
+        self.0.get(number as usize).copied().flatten()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = PackEntry> {
+        self.0.iter().flatten().copied()
+    }
+}
+
+/// What was read, and how often, since the store was opened.
+#[derive(Debug, Default)]
+pub(super) struct ReadCounters {
+    /// Blocks that were in memory.
+    pub(super) hits: AtomicU64,
+    /// Parts of packs that were read.
+    pub(super) reads: AtomicU64,
+    /// Octets of those.
+    pub(super) bytes: AtomicU64,
+    /// Blocks and nodes that could not be had.
+    pub(super) failures: AtomicU64,
+}
+
+/// Reads what a store keeps. Shared by all of its threads.
+#[derive(Debug)]
+pub(super) struct Reader {
+    /// For the log.
+    name: String,
+    pub(super) blobs: Arc<dyn BlobStore>,
+    pub(super) index: Index<Runs>,
+    pub(super) packs: RwLock<PackTable>,
+    nodes: Cache<ContentId, Arc<Node>, ByBytes>,
+    blocks: Cache<ContentId, Arc<[u8]>, ByBytes>,
+    cache_bytes: u64,
+    pub(super) counters: ReadCounters,
+    pub(super) pool: FetchPool,
+}
+
+impl std::fmt::Debug for dyn BlobStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BlobStore")
+    }
+}
+
+impl Reader {
+    /// Keeps up to `cache_bytes` of nodes and blocks in memory.
+    pub(super) fn new(
+        name: String,
+        blobs: Arc<dyn BlobStore>,
+        index: Index<Runs>,
+        packs: PackTable,
+        block_bytes: usize,
+        cache_bytes: u64,
+    ) -> Self {
+        let for_nodes = (cache_bytes / 8).max(NODES_LEAST);
+        let for_blocks = cache_bytes.saturating_sub(for_nodes).max(block_bytes as u64);
+        let count = |bytes: u64, each: u64| usize::try_from(bytes / each + 1).unwrap_or(1 << 20);
+        Self {
+            name,
+            blobs,
+            index,
+            packs: RwLock::new(packs),
+            nodes: Cache::with_weighter(count(for_nodes, 4096), for_nodes, ByBytes),
+            blocks: Cache::with_weighter(
+                count(for_blocks, block_bytes as u64),
+                for_blocks,
+                ByBytes,
+            ),
+            cache_bytes,
+            counters: ReadCounters::default(),
+            pool: FetchPool::default(),
+        }
+    }
+
+    /// What may be kept in memory, in bytes.
+    pub(super) fn cache_bytes(&self) -> u64 {
+        self.cache_bytes
+    }
+
+    /// What is kept in memory now, in bytes.
+    pub(super) fn cached_bytes(&self) -> u64 {
+        self.nodes.weight() + self.blocks.weight()
+    }
+
+    pub(super) fn cached_block(&self, id: ContentId) -> Option<Arc<[u8]>> {
+        let found = self.blocks.get(&id);
+        if found.is_some() {
+            self.counters.hits.fetch_add(1, Ordering::Relaxed);
+        }
+        found
+    }
+
+    pub(super) fn keep_block(&self, id: ContentId, octets: &Arc<[u8]>) {
+        self.blocks.insert(id, Arc::clone(octets));
+    }
+
+    pub(super) fn keep_node(&self, id: ContentId, node: &Arc<Node>) {
+        self.nodes.insert(id, Arc::clone(node));
+    }
+
+    /// Where a frame is: its pack's name, too.
+    fn locate(&self, id: ContentId) -> Result<(BlobId, Location), ReadError> {
+        let location = self.index.get(id)?.ok_or(ReadError::Unknown { id })?;
+        let packs = self.packs.read().unwrap_or_else(PoisonError::into_inner);
+        let pack = packs.get(location.pack);
+        let pack = pack.ok_or(ReadError::UnknownPack { number: location.pack })?;
+        Ok((pack.id, location))
+    }
+
+    fn read_part(&self, pack: BlobId, offset: u64, into: &mut [u8]) -> Result<(), ReadError> {
+        self.counters.reads.fetch_add(1, Ordering::Relaxed);
+        self.counters.bytes.fetch_add(into.len() as u64, Ordering::Relaxed);
+        Ok(self.blobs.get_range(pack, offset, into)?)
+    }
+
+    /// The checked octets of a frame, from where it is kept.
+    pub(super) fn frame(&self, kind: FrameKind, id: ContentId) -> Result<Vec<u8>, ReadError> {
+        let (pack, Location { place, .. }) = self.locate(id)?;
+        let mut octets = vec![0; place.len as usize];
+        self.read_part(pack, place.offset.into(), &mut octets)?;
+        open_frame(&octets, kind, id).map_err(|source| ReadError::Frame { pack, id, source })
+    }
+
+    /// A block, from memory or from where it is kept.
+    pub(super) fn block(&self, id: ContentId) -> Result<Arc<[u8]>, ReadError> {
+        match self.blocks.get(&id) {
+            Some(octets) => Ok(octets),
+            None => Ok(self.frame(FrameKind::Block, id)?.into()),
+        }
+    }
+
+    /// Does what a fetch says.
+    pub(super) fn load(&self, fetch: Fetch) -> Fetched {
+        let mut loading = Loading::new(self, fetch);
+        loading.find();
+        loading.read();
+        loading.fetched
+    }
+
+    fn tell_failure(&self, fetch: &Fetch, block: u64, error: &ReadError) {
+        // Each is answered with an error, which somebody has to look into.
+        let count = self.counters.failures.fetch_add(1, Ordering::Relaxed);
+        if fetch.purpose == Purpose::Ahead || count > 1000 && !count.is_multiple_of(1000) {
+            return;
+        }
+        log::error!(
+            "archive {}: BLOCK {block} of a volume CANNOT BE READ, sectors of it are answered with \
+             an error; aoe-server store fsck tells whose it is: {error}",
+            self.name
+        );
+    }
+}
+
+impl NodeSource for Reader {
+    type Error = ReadError;
+
+    fn node(&self, id: ContentId, _: u8) -> Result<Arc<Node>, ReadError> {
+        if let Some(node) = self.nodes.get(&id) {
+            return Ok(node);
+        }
+        let octets = self.frame(FrameKind::Node, id)?;
+        let node = Node::parse(&octets).map_err(|source| ReadError::Node { id, source })?;
+        let node = Arc::new(node);
+        self.keep_node(id, &node);
+        Ok(node)
+    }
+}
+
+/// The nodes that are in memory: nothing is read for them.
+pub(super) struct CachedNodes<'a> {
+    pub(super) reader: &'a Reader,
+    /// Those that were fetched last.
+    pub(super) recent: &'a VecDeque<(ContentId, Arc<Node>)>,
+}
+
+impl NodeMemory for CachedNodes<'_> {
+    fn cached(&self, id: ContentId, _: u8) -> Option<Arc<Node>> {
+        let recent = || {
+            let (_, node) = self.recent.iter().rev().find(|(known, _)| *known == id)?;
+            Some(Arc::clone(node))
+        };
+        self.reader.nodes.get(&id).or_else(recent)
+    }
+}
+
+/// Why blocks are fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Somebody waits for them.
+    Read,
+    /// Somebody may want them next.
+    Ahead,
+    /// To see that they can be read.
+    Verify,
+}
+
+/// What the poll loop asks of the threads that read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fetch {
+    pub(super) root: TreeRoot,
+    /// The first block.
+    pub(super) first: u64,
+    /// How many.
+    pub(super) count: u32,
+    pub(super) purpose: Purpose,
+}
+
+impl Fetch {
+    /// Whether this brings what `other` is to bring.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        let end = |fetch: &Self| fetch.first + u64::from(fetch.count);
+        let kind = self.purpose == other.purpose
+            || (self.purpose != Purpose::Verify && other.purpose != Purpose::Verify);
+        kind && self.root == other.root && self.first <= other.first && end(self) >= end(other)
+    }
+}
+
+/// What a fetch has brought.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    pub(super) fetch: Fetch,
+    pub(super) nodes: Vec<(ContentId, Arc<Node>)>,
+    /// None for a verification.
+    pub(super) blocks: Vec<(ContentId, Arc<[u8]>)>,
+    /// Blocks that could not be had.
+    pub(super) faults: Vec<u64>,
+}
+
+/// A fetch that is under way.
+struct Loading<'a> {
+    reader: &'a Reader,
+    fetched: Fetched,
+    /// What is to be read: block, name, pack, place.
+    wanted: Vec<(u64, ContentId, BlobId, Location)>,
+}
+
+impl<'a> Loading<'a> {
+    fn new(reader: &'a Reader, fetch: Fetch) -> Self {
+        let fetched = Fetched { fetch, nodes: Vec::new(), blocks: Vec::new(), faults: Vec::new() };
+        Self { reader, fetched, wanted: Vec::new() }
+    }
+
+    fn fail(&mut self, block: u64, error: &ReadError) {
+        self.reader.tell_failure(&self.fetched.fetch, block, error);
+        self.fetched.faults.push(block);
+    }
+
+    /// Finds out where the blocks are.
+    fn find(&mut self) {
+        let Fetch { root, first, count, purpose } = self.fetched.fetch;
+        let mut cursor = Cursor::default();
+        for block in first..first + u64::from(count) {
+            let found = loop {
+                let looked = {
+                    let nodes = Nodes { reader: self.reader, brought: &self.fetched.nodes };
+                    cursor.peek(root, BlockNumber(block), &nodes)
+                };
+                match looked {
+                    Ok(Peek::Found(found)) => break Ok(found),
+                    Ok(Peek::Missing { id, level }) => match self.reader.node(id, level) {
+                        Ok(node) => self.fetched.nodes.push((id, node)),
+                        Err(error) => break Err(error),
+                    },
+                    Err(error) => break Err(error.into()),
+                }
+            };
+            let id = match found {
+                Ok(None) => continue,
+                Ok(Some(id)) => id,
+                Err(error) => {
+                    self.fail(block, &error);
+                    continue;
+                }
+            };
+            if purpose != Purpose::Verify
+                && let Some(octets) = self.reader.blocks.get(&id)
+            {
+                if purpose == Purpose::Read {
+                    self.fetched.blocks.push((id, octets));
+                }
+                continue;
+            }
+            match self.reader.locate(id) {
+                Ok((pack, location)) => self.wanted.push((block, id, pack, location)),
+                Err(error) => self.fail(block, &error),
+            }
+        }
+    }
+
+    /// Reads them, neighbours in one piece.
+    fn read(&mut self) {
+        let mut wanted = std::mem::take(&mut self.wanted);
+        wanted.sort_unstable_by_key(|(_, _, _, at)| (at.pack, at.place.offset));
+        let end = |at: &Location| u64::from(at.place.offset) + u64::from(at.place.len);
+        let mut rest = wanted.as_slice();
+        while let Some((_, _, pack, first)) = rest.first() {
+            let start = u64::from(first.place.offset);
+            let mut stop = end(first);
+            let mut count = 1;
+            while let Some((_, _, _, next)) = rest.get(count) {
+                let near = next.pack == first.pack
+                    && u64::from(next.place.offset) <= stop + GAP
+                    && end(next) <= start + SPAN;
+                if !near {
+                    break;
+                }
+                stop = stop.max(end(next));
+                count += 1;
+            }
+            let (now, later) = rest.split_at(count);
+            self.read_span(*pack, start, stop, now);
+            rest = later;
+        }
+    }
+
+    fn read_span(
+        &mut self,
+        pack: BlobId,
+        start: u64,
+        stop: u64,
+        wanted: &[(u64, ContentId, BlobId, Location)],
+    ) {
+        #[allow(clippy::cast_possible_truncation, reason = "it is at most a frame or SPAN")]
+        let mut octets = vec![0; (stop - start) as usize];
+        if let Err(error) = self.reader.read_part(pack, start, &mut octets) {
+            if let [(block, ..)] = wanted {
+                self.fail(*block, &error);
+                return;
+            }
+            // One of them may be past the end of a pack that was cut off; the others are not.
+            for one in wanted {
+                let start = u64::from(one.3.place.offset);
+                self.read_span(
+                    pack,
+                    start,
+                    start + u64::from(one.3.place.len),
+                    std::slice::from_ref(one),
+                );
+            }
+            return;
+        }
+        for (block, id, _, Location { place, .. }) in wanted {
+            #[allow(clippy::cast_possible_truncation, reason = "it lies within the octets")]
+            let at = (u64::from(place.offset) - start) as usize;
+            let frame = &octets[at..at + place.len as usize];
+            match open_frame(frame, FrameKind::Block, *id) {
+                Ok(_) if self.fetched.fetch.purpose == Purpose::Verify => {}
+                Ok(octets) => self.fetched.blocks.push((*id, octets.into())),
+                Err(source) => self.fail(*block, &ReadError::Frame { pack, id: *id, source }),
+            }
+        }
+    }
+}
+
+/// Nodes in memory and those that a fetch has brought.
+struct Nodes<'a> {
+    reader: &'a Reader,
+    brought: &'a [(ContentId, Arc<Node>)],
+}
+
+impl NodeMemory for Nodes<'_> {
+    fn cached(&self, id: ContentId, _: u8) -> Option<Arc<Node>> {
+        let brought = self.brought.iter().find(|(known, _)| *known == id);
+        brought.map(|(_, node)| Arc::clone(node)).or_else(|| self.reader.nodes.get(&id))
+    }
+}
+
+/// A front end's way to the threads that read.
+#[derive(Debug)]
+pub(super) struct FetchLink {
+    fetches: Producer<Fetch>,
+    fetched: Consumer<Fetched>,
+    pool: Arc<Sleepers>,
+}
+
+impl FetchLink {
+    /// Passes a fetch on; `false` when there is no room.
+    pub(super) fn send(&mut self, fetch: Fetch) -> bool {
+        let sent = self.fetches.push(fetch).is_ok();
+        self.pool.wake_one();
+        sent
+    }
+
+    pub(super) fn receive(&mut self) -> Option<Fetched> {
+        self.fetched.pop().ok()
+    }
+}
+
+/// The other end of a [`FetchLink`].
+#[derive(Debug)]
+struct FetchEnd {
+    fetches: Consumer<Fetch>,
+    fetched: Arc<Mutex<Producer<Fetched>>>,
+    waker: Option<Waker>,
+}
+
+/// Threads that read and have nothing to do.
+#[derive(Debug, Default)]
+struct Sleepers(Mutex<Vec<Arc<(Thread, AtomicBool)>>>, AtomicBool);
+
+impl Sleepers {
+    fn wake_one(&self) {
+        // Nobody sleeps: no lock. Whoever is about to looks once more first.
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if !self.1.load(Ordering::Relaxed) {
+            return;
+        }
+        let sleepers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sleeper = sleepers.iter().find(|sleeper| sleeper.1.swap(false, Ordering::AcqRel));
+        match sleeper {
+            Some(sleeper) => sleeper.0.unpark(),
+            None => self.1.store(false, Ordering::Relaxed),
+        }
+    }
+}
+
+/// What the threads that read look into for work.
+#[derive(Debug, Default)]
+pub(super) struct FetchPool {
+    ends: Mutex<Vec<FetchEnd>>,
+    sleepers: Arc<Sleepers>,
+    ended: AtomicBool,
+}
+
+impl FetchPool {
+    /// A way in for another front end.
+    pub(super) fn link(&self, waker: Option<Waker>) -> FetchLink {
+        let (fetches, wanted) = RingBuffer::new(FETCHES);
+        let (done, fetched) = RingBuffer::new(FETCHES);
+        let end = FetchEnd { fetches: wanted, fetched: Arc::new(Mutex::new(done)), waker };
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).push(end);
+        FetchLink { fetches, fetched, pool: Arc::clone(&self.sleepers) }
+    }
+
+    /// Serves one fetch; `false` when there is none.
+    pub(super) fn step(&self, reader: &Reader) -> bool {
+        let Some((fetch, fetched, waker)) = self.take() else { return false };
+        let result = reader.load(fetch);
+        // A front end never has more fetches under way than there is room for.
+        let _ = fetched.lock().unwrap_or_else(PoisonError::into_inner).push(result);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        true
+    }
+
+    fn take(&self) -> Option<(Fetch, Arc<Mutex<Producer<Fetched>>>, Option<Waker>)> {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.retain(|end| !end.fetches.is_abandoned());
+        let place = ends.iter().position(|end| !end.fetches.is_empty())?;
+        let end = &mut ends[place];
+        let fetch = end.fetches.pop().ok()?;
+        let taken = (fetch, Arc::clone(&end.fetched), end.waker.clone());
+        // The others first, next time.
+        ends.rotate_left(place + 1);
+        Some(taken)
+    }
+
+    /// Serves fetches until [`Self::end`].
+    pub(super) fn run(&self, reader: &Reader) {
+        let own = Arc::new((std::thread::current(), AtomicBool::new(false)));
+        self.sleepers.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&own));
+        while !self.ended.load(Ordering::Acquire) {
+            if self.step(reader) {
+                continue;
+            }
+            own.1.store(true, Ordering::Release);
+            self.sleepers.1.store(true, Ordering::Relaxed);
+            std::sync::atomic::fence(Ordering::SeqCst);
+            // What came in between, nobody was woken for.
+            if !self.step(reader) && !self.ended.load(Ordering::Acquire) {
+                std::thread::park();
+            }
+            own.1.store(false, Ordering::Release);
+        }
+    }
+
+    /// Lets the threads come to their end.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        for sleeper in self.sleepers.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            sleeper.0.unpark();
+        }
+    }
+}

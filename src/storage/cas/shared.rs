@@ -1,0 +1,254 @@
+//! What the threads of a store share, and how they tell each other news.
+//!
+//! The poll loop owns the front ends of volumes and is never made to wait: what it tells others goes
+//! through rings of fixed length and atomics, and so does what it is told.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+
+use super::VolumeNumber;
+use super::id::TreeRoot;
+use super::overlay::{Budget, Generation};
+use super::reader::Reader;
+use crate::units::{Lba, Sectors};
+use crate::wake::Waker;
+
+/// Wakes a thread that looks for work; nobody, where steps are made by hand.
+#[derive(Debug, Default)]
+pub(super) struct Bell(OnceLock<Thread>);
+
+impl Bell {
+    /// The calling thread is the one to wake from now on.
+    pub(super) fn answered_here(&self) {
+        // One that is set already is this thread, too.
+        let _ = self.0.set(std::thread::current());
+    }
+
+    /// Makes the thread look for work. A system call only when it sleeps.
+    pub(super) fn ring(&self) {
+        if let Some(thread) = self.0.get() {
+            thread.unpark();
+        }
+    }
+}
+
+/// What holds for a whole store.
+#[derive(Debug)]
+pub(super) struct StoreShared {
+    /// For the log.
+    pub(super) name: String,
+    /// Bytes of a block.
+    pub(super) block_bytes: usize,
+    /// For what overlays hold.
+    pub(super) budget: Budget,
+    /// Bytes in generations that nobody has asked for yet.
+    pub(super) dirty: AtomicU64,
+    /// From how many such bytes on a commit begins.
+    pub(super) commit_bytes: u64,
+    /// For the thread that journals.
+    pub(super) journal_bell: Bell,
+    /// For the thread that commits.
+    pub(super) commit_bell: Bell,
+    pub(super) reader: Reader,
+    /// Nothing is taken any more: what a restart finds in the journal is all there is.
+    stopped: AtomicBool,
+}
+
+impl StoreShared {
+    pub(super) fn new(
+        name: String,
+        block_bytes: usize,
+        overlay_bytes: u64,
+        commit_bytes: u64,
+        reader: Reader,
+    ) -> Self {
+        Self {
+            name,
+            block_bytes,
+            budget: Budget::new(overlay_bytes),
+            dirty: AtomicU64::new(0),
+            commit_bytes,
+            journal_bell: Bell::default(),
+            commit_bell: Bell::default(),
+            reader,
+            stopped: AtomicBool::new(false),
+        }
+    }
+
+    /// Stops taking writes; logged by whoever does it first.
+    pub(super) fn stop(&self, why: &str) {
+        if !self.stopped.swap(true, Ordering::SeqCst) {
+            log::error!(
+                "archive {}: STOPPED, {why}; its volumes take no more writes until it is opened \
+                 again, which brings in from the journal what was acknowledged",
+                self.name
+            );
+        }
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
+    /// Counts bytes that were written, and calls for a commit when there are enough.
+    pub(super) fn add_dirty(&self, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
+        let before = self.dirty.fetch_add(bytes, Ordering::Relaxed);
+        if before < self.commit_bytes && before + bytes >= self.commit_bytes {
+            self.commit_bell.ring();
+        }
+    }
+
+    pub(super) fn remove_dirty(&self, bytes: u64) {
+        self.dirty.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// What the front end of a volume and the threads of its store both see.
+#[derive(Debug)]
+pub(super) struct VolumeShared {
+    pub(super) number: VolumeNumber,
+    /// The number of the last write that was taken.
+    written: AtomicU64,
+    /// The number of the last write that is durable; all, after a failure.
+    journalled: AtomicU64,
+    /// The first write that a failure took down; `u64::MAX` while all is well.
+    failed_from: AtomicU64,
+    /// How often its generation was asked for.
+    wanted: AtomicU64,
+    /// Counts what initiators ask for, to see whether any are there.
+    accesses: AtomicU64,
+    /// Wakes the loop that drives the front end.
+    waker: Option<Waker>,
+}
+
+impl VolumeShared {
+    /// Of a volume whose writes up to `through` are durable.
+    pub(super) fn new(number: VolumeNumber, through: u64, waker: Option<Waker>) -> Self {
+        Self {
+            number,
+            written: AtomicU64::new(through),
+            journalled: AtomicU64::new(through),
+            failed_from: AtomicU64::new(u64::MAX),
+            wanted: AtomicU64::new(0),
+            accesses: AtomicU64::new(0),
+            waker,
+        }
+    }
+
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_written(&self, number: u64) {
+        self.written.store(number, Ordering::Release);
+    }
+
+    pub(super) fn journalled(&self) -> u64 {
+        self.journalled.load(Ordering::Acquire)
+    }
+
+    /// Tells that everything up to `number` is durable.
+    pub(super) fn set_journalled(&self, number: u64) {
+        if self.journalled.swap(number, Ordering::AcqRel) != number {
+            self.wake();
+        }
+    }
+
+    /// Tells that nothing after what is durable will ever be; it is called done with all the same,
+    /// for its outcome to be asked.
+    pub(super) fn fail(&self) {
+        if self.failed_from.load(Ordering::Acquire) == u64::MAX {
+            let from = self.journalled().saturating_add(1);
+            self.failed_from.store(from, Ordering::Release);
+        }
+        self.set_journalled(u64::MAX);
+    }
+
+    /// Whether the write `number` has failed.
+    pub(super) fn has_failed(&self, number: u64) -> bool {
+        number >= self.failed_from.load(Ordering::Acquire)
+    }
+
+    /// Asks the front end for its generation; tells the number of the request.
+    pub(super) fn ask(&self) -> u64 {
+        let wanted = self.wanted.fetch_add(1, Ordering::AcqRel) + 1;
+        self.call();
+        wanted
+    }
+
+    pub(super) fn wanted(&self) -> u64 {
+        self.wanted.load(Ordering::Acquire)
+    }
+
+    /// Only the loop calls this, so that no count is lost.
+    pub(super) fn count_access(&self) {
+        let count = self.accesses.load(Ordering::Relaxed);
+        self.accesses.store(count.wrapping_add(1), Ordering::Relaxed);
+    }
+
+    pub(super) fn accesses(&self) -> u64 {
+        self.accesses.load(Ordering::Relaxed)
+    }
+
+    /// Wakes the loop for a target that waits.
+    pub(super) fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake();
+        }
+    }
+
+    /// Wakes the loop for a target that may well be at rest.
+    pub(super) fn call(&self) {
+        if let Some(waker) = &self.waker {
+            waker.call();
+        }
+    }
+}
+
+/// A tree and how much of it is the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct View {
+    pub(super) root: TreeRoot,
+    pub(super) size: Sectors,
+}
+
+/// A write on its way into the journal.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// The first `len` octets of `buffer` were written.
+    Write { number: u64, lba: Lba, buffer: Arc<[u8]>, len: usize },
+    /// Sectors were made zeros.
+    Zeros { number: u64, lba: Lba, count: Sectors },
+}
+
+impl Order {
+    pub(super) fn number(&self) -> u64 {
+        match self {
+            Self::Write { number, .. } | Self::Zeros { number, .. } => *number,
+        }
+    }
+}
+
+/// What a front end hands over for a commit.
+#[derive(Debug)]
+pub(super) struct HandedOver {
+    /// `None` when nothing was written.
+    pub(super) generation: Option<Arc<Generation>>,
+    /// The number of the last write that it was told to take.
+    pub(super) through: u64,
+    /// Which request this answers.
+    pub(super) request: u64,
+}
+
+/// What a front end is told.
+#[derive(Debug)]
+pub(super) enum News {
+    /// All writes up to `through` are in the tree now.
+    Published { view: View, through: u64 },
+    /// An empty generation, to be used again.
+    Spare(Box<Generation>),
+}

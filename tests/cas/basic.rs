@@ -1,0 +1,86 @@
+//! A volume keeps what is written to it, in whatever way it is closed.
+
+use aoe_server::storage::BlockStorage as _;
+use aoe_server::storage::cas::{CasStore, SnapshotOptions, StoreOptions, VolumeOptions};
+use aoe_server::units::Sectors;
+
+use crate::disk::{discard, read, stamp, while_driven, write};
+
+fn options() -> StoreOptions {
+    StoreOptions {
+        journal_bytes: 4 << 20,
+        overlay_bytes: 4 << 20,
+        cache_bytes: 8 << 20,
+        commit_bytes: 1 << 20,
+        ..StoreOptions::default()
+    }
+}
+
+fn sized(sectors: u64) -> VolumeOptions {
+    VolumeOptions { size: Some(Sectors(sectors)), ..VolumeOptions::default() }
+}
+
+#[test]
+fn what_was_written_is_there_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = CasStore::open(directory.path(), &options()).unwrap();
+    let mut disk = store.attach("e1.0", sized(10_000)).unwrap();
+    assert_eq!(read(&mut disk, 9_999, 1).unwrap(), [0; 512]);
+    for lba in 0..10_000 {
+        write(&mut disk, lba, &stamp(lba, 1)).unwrap();
+    }
+    for lba in (0..10_000).step_by(7) {
+        write(&mut disk, lba, &stamp(lba, 2)).unwrap();
+    }
+    discard(&mut disk, 100, 1000).unwrap();
+    let check = |disk: &mut aoe_server::storage::cas::CasVolume| {
+        for lba in 0..10_000 {
+            let expected = match lba {
+                100..1100 => [0; 512],
+                _ if lba % 7 == 0 => stamp(lba, 2),
+                _ => stamp(lba, 1),
+            };
+            assert_eq!(read(disk, lba, 1).unwrap(), expected, "sector {lba}");
+        }
+    };
+    check(&mut disk);
+    while_driven(&mut disk, || store.commit()).unwrap();
+    check(&mut disk);
+    disk.finish().unwrap();
+    drop(disk);
+    store.close().unwrap();
+    drop(store);
+    let (store, recovered) = CasStore::open(directory.path(), &options()).unwrap();
+    assert_eq!(recovered.writes, 0);
+    let mut disk = store.attach("e1.0", VolumeOptions::default()).unwrap();
+    check(&mut disk);
+    // Another time without a commit: from the journal.
+    write(&mut disk, 3, &stamp(3, 9)).unwrap();
+}
+
+#[test]
+fn a_snapshot_stays_what_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = CasStore::open(directory.path(), &options()).unwrap();
+    let mut disk = store.attach("e1.0", sized(1000)).unwrap();
+    for lba in 0..1000 {
+        write(&mut disk, lba, &stamp(lba, 1)).unwrap();
+    }
+    while_driven(&mut disk, || store.create_snapshot("e1.0", "one")).unwrap();
+    for lba in 0..500 {
+        write(&mut disk, lba, &stamp(lba, 2)).unwrap();
+    }
+    let mut old = store.attach_snapshot("e1.0", "one", SnapshotOptions::default()).unwrap();
+    for lba in 0..1000 {
+        assert_eq!(read(&mut old, lba, 1).unwrap(), stamp(lba, 1));
+        assert_eq!(read(&mut disk, lba, 1).unwrap(), stamp(lba, if lba < 500 { 2 } else { 1 }));
+    }
+    assert!(while_driven(&mut disk, || store.delete_snapshot("e1.0", "one")).is_err());
+    drop(old);
+    let before = while_driven(&mut disk, || store.restore_snapshot("e1.0", "one", true)).unwrap();
+    disk.progress();
+    assert_eq!(read(&mut disk, 0, 1).unwrap(), stamp(0, 1));
+    let ranges = while_driven(&mut disk, || store.diff("e1.0", Some(&before.name), None)).unwrap();
+    assert_eq!(ranges.iter().map(|range| range.sectors.0).sum::<u64>(), 512);
+    println!("{:#?}", store.info().unwrap());
+}
