@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aoe_server::config::{
-    Config, ConfigError, LinkKind, PollPolicy, Problem, SERVER_KEYS, ServerConfig, StorageConfig,
-    TARGET_KEYS, TargetConfig, Window, fuzz,
+    BLOB_STORE_KEYS, CAS_KEYS, CasConfig, CasContent, Config, ConfigError, LinkKind, PollPolicy,
+    Problem, SERVER_KEYS, ServerConfig, StorageConfig, StoreConfig, StoreLayout, TARGET_KEYS,
+    TargetConfig, Window, fuzz,
 };
 use aoe_server::engine::{Durability, MAX_TARGETS};
 use aoe_server::protocol::ata::AtaText;
@@ -40,12 +41,18 @@ fn files(directory: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Whether `name` stands at the start of a line of `text`, maybe commented out, as a key.
+/// Whether `name` stands at the start of a line of `text` as a key, or is that of a table.
 fn uses_key(text: &str, name: &str) -> bool {
     text.lines().any(|line| {
         let rest = line.strip_prefix(name).map(str::trim_start);
-        rest.is_some_and(|rest| rest.starts_with('='))
+        let is_table = line.starts_with('[') && line.ends_with(&format!(".{name}]"));
+        is_table || rest.is_some_and(|rest| rest.starts_with('='))
     })
+}
+
+/// The keys of all tables.
+fn all_keys() -> impl Iterator<Item = &'static str> {
+    [SERVER_KEYS, TARGET_KEYS, CAS_KEYS, BLOB_STORE_KEYS].into_iter().flatten().copied()
 }
 
 #[test]
@@ -61,9 +68,10 @@ fn every_example_is_accepted() {
 #[test]
 fn the_full_example_uses_every_key_and_shows_the_defaults() {
     let text = fs::read_to_string("config/full.toml").unwrap();
-    for key in SERVER_KEYS.iter().chain(TARGET_KEYS) {
-        // The one of the two that the example cannot use, it names.
-        let named = *key == "interface" && text.contains("`interface = \"eth0\"`");
+    for key in all_keys() {
+        // Those that the example cannot use besides others, it names.
+        let exclusive = ["interface", "total_sectors", "snapshot"].contains(&key);
+        let named = exclusive && text.contains(&format!("`{key} = "));
         assert!(named || uses_key(&text, key), "{key} is missing");
     }
     let mut config = parse(&text);
@@ -74,6 +82,7 @@ fn the_full_example_uses_every_key_and_shows_the_defaults() {
     let journal = config.server.journal.take().expect("the example has one");
     assert_eq!(journal.bytes, FileJournal::DEFAULT_BYTES);
     config.server.sync_priority = None;
+    assert!(config.server.control_socket.take().is_some());
     assert_eq!(config.server, bare);
     let full = config.targets.remove(0);
     let bare = TargetConfig::new(full.address, full.storage.clone());
@@ -89,7 +98,12 @@ fn the_reference_has_every_key_in_the_table_of_its_section() {
         let (_, rest) = text.split_once(&format!("\n## {title}\n")).unwrap();
         rest.split("\n## ").next().unwrap().to_owned()
     };
-    for (title, keys) in [("[server]", SERVER_KEYS), ("[[target]]", TARGET_KEYS)] {
+    for (title, keys) in [
+        ("[server]", SERVER_KEYS),
+        ("[[target]]", TARGET_KEYS),
+        ("[target.cas]", CAS_KEYS),
+        ("[target.cas.blob_store]", BLOB_STORE_KEYS),
+    ] {
         let section = section(title);
         for key in keys {
             assert!(section.contains(&format!("\n| `{key}` | ")), "{title} lacks {key}");
@@ -98,7 +112,7 @@ fn the_reference_has_every_key_in_the_table_of_its_section() {
         assert_eq!(rows, keys.len(), "{title} has keys that there are not");
     }
     let reload = section("Reload");
-    for key in SERVER_KEYS.iter().chain(TARGET_KEYS) {
+    for key in all_keys() {
         assert!(reload.contains(&format!("`{key}`")), "{key} on reload");
     }
     for path in files("config") {
@@ -146,6 +160,8 @@ fn the_briefest_file_gets_the_defaults() {
     assert_eq!(config.server.log_level, LevelFilter::Info);
     assert_eq!(config.server.state_dir, Path::new("/var/lib/aoe-server"));
     assert_eq!(config.server.probe, Some(Duration::from_millis(300)));
+    let socket = config.server.control_socket();
+    assert_eq!(socket, Path::new("/var/lib/aoe-server/control.sock"));
     let target = target("shelf = 1\nslot = 0\nbackend = \"file\"\npath = \"/data/a.img\"\n");
     assert_eq!(target.address, Address::new(1, 0));
     assert_eq!((target.buffer_count, target.read_only), (64, false));
@@ -156,7 +172,7 @@ fn the_briefest_file_gets_the_defaults() {
     assert_eq!(target.storage, StorageConfig::File { path, size: None, window });
 }
 
-/// The example that the project was ordered with, less the target whose back end is to come.
+/// The example that the project was ordered with.
 #[test]
 fn the_ordered_example_is_accepted() {
     let config = parse(
@@ -167,13 +183,160 @@ log_level = "info"
 
 [[target]]
 shelf = 1
+slot = 0
+backend = "cas"
+
+[target.cas]
+block_size = 4096
+total_sectors = 2097152  # 8 GiB
+
+[target.cas.blob_store]
+type = "file"
+path = "/data/aoe/blobs"
+
+# Or for S3:
+# type = "s3"
+# bucket = "my-aoe-storage"
+# region = "us-east-1"
+
+[[target]]
+shelf = 1
 slot = 1
 backend = "file"
 path = "/data/aoe/disk1.img"
 "#,
     );
     assert_eq!(config.server.interfaces, ["eth0"]);
-    assert_eq!(config.targets[0].address, Address::new(1, 1));
+    let [archive, image] = &config.targets[..] else { panic!("{config:?}") };
+    assert_eq!((archive.address, image.address), (Address::new(1, 0), Address::new(1, 1)));
+    let StorageConfig::Cas(CasConfig { store, content }) = &archive.storage else {
+        panic!("{archive:?}")
+    };
+    assert_eq!((store.path.to_str(), store.block_bytes), (Some("/data/aoe/blobs"), Some(4096)));
+    let size = Some(Sectors::from_bytes(8 << 30));
+    assert_eq!(*content, CasContent::Volume { name: "e1.0".into(), size });
+}
+
+/// What is said of the archive of one target, the first of the file.
+fn archive(text: &str) -> CasConfig {
+    let config = parse(&format!("{SERVER}{text}"));
+    let Some(StorageConfig::Cas(cas)) = config.targets.first().map(|first| &first.storage) else {
+        panic!("{config:?}")
+    };
+    cas.clone()
+}
+
+/// A target in the archive at /a, with more keys of `[target.cas]` and of its store.
+fn archived(slot: u8, cas: &str, store: &str) -> String {
+    format!(
+        "[[target]]\nshelf = 1\nslot = {slot}\nbackend = \"cas\"\n[target.cas]\n{cas}\n\
+         [target.cas.blob_store]\ntype = \"file\"\npath = \"/a\"\n{store}\n"
+    )
+}
+
+#[test]
+fn every_key_of_an_archive_reaches_the_configuration() {
+    let text = archived(
+        0,
+        "volume = \"disk_1.x-y\"\nsize = \"1 GiB\"\nblock_size = \"64 KiB\"",
+        "layout = \"loose\"\njournal = \"/j\"\njournal_size = \"1 GiB\"\noverlay_size = \"2 GiB\"\n\
+         cache_size = \"3 GiB\"\ncommit_size = \"4 MiB\"\ncommit_seconds = 5\n",
+    );
+    let CasConfig { store, content } = archive(&text);
+    let size = Some(Sectors(2 << 20));
+    assert_eq!(content, CasContent::Volume { name: "disk_1.x-y".into(), size });
+    let mut expected = StoreConfig::new("/a".into());
+    expected.block_bytes = Some(64 << 10);
+    expected.layout = Some(StoreLayout::Loose);
+    expected.journal = Some("/j".into());
+    expected.journal_bytes = Some(1 << 30);
+    expected.overlay_bytes = Some(2 << 30);
+    expected.cache_bytes = Some(3 << 30);
+    expected.commit_bytes = Some(4 << 20);
+    expected.commit_interval = Some(Duration::from_secs(5));
+    assert_eq!(store, expected);
+
+    let config = parse(&format!("{SERVER}{}", archived(3, "snapshot = \"e1.0@monday\"", "")));
+    let target = &config.targets[0];
+    assert!(target.read_only, "nothing can be written to a snapshot");
+    let StorageConfig::Cas(cas) = &target.storage else { panic!("{target:?}") };
+    let content = CasContent::Snapshot { volume: "e1.0".into(), name: "monday".into() };
+    assert_eq!((&cas.content, &cas.store), (&content, &StoreConfig::new("/a".into())));
+    assert_eq!(format!("{}", target.storage), "snapshot e1.0@monday of /a");
+    // A table that is only implied, and one on a line.
+    let short = "[[target]]\nshelf = 1\nslot = 0\nbackend = \"cas\"\n";
+    let of_store = "type = \"file\"\npath = \"/a\"";
+    let implied = archive(&format!("{short}[target.cas.blob_store]\n{of_store}\n"));
+    let inline = of_store.replace('\n', ", ");
+    assert_eq!(archive(&format!("{short}cas = {{ blob_store = {{ {inline} }} }}\n")), implied);
+    assert_eq!(implied.content, CasContent::Volume { name: "e1.0".into(), size: None });
+}
+
+#[test]
+fn what_one_target_says_of_an_archive_holds_for_all_in_it() {
+    let targets = [
+        archived(0, "", "cache_size = \"1 GiB\""),
+        archived(1, "block_size = 8192", ""),
+        archived(2, "", "commit_seconds = 5\ncache_size = \"1024 MiB\"").replace("/a", "/./a"),
+        archived(3, "block_size = 4096", "").replace("/a", "/b"),
+    ];
+    let config = parse(&format!("{SERVER}{}", targets.concat()));
+    let stores = config.targets.iter().map(|target| match &target.storage {
+        StorageConfig::Cas(cas) => &cas.store,
+        other => panic!("{other}"),
+    });
+    let stores: Vec<_> = stores.collect();
+    assert_eq!((stores[0], stores[0]), (stores[1], stores[2]));
+    assert_eq!((stores[0].path.to_str(), stores[0].block_bytes), (Some("/a"), Some(8192)));
+    assert_eq!(stores[0].cache_bytes, Some(1 << 30));
+    assert_eq!(stores[0].commit_interval, Some(Duration::from_secs(5)));
+    assert_eq!((stores[3].block_bytes, stores[3].cache_bytes), (Some(4096), None));
+}
+
+#[test]
+fn a_change_of_an_archive_reopens_all_targets_in_it_and_one_of_a_volume_that_target() {
+    let with = |first: &str, store: &str| {
+        let targets = archived(0, first, store) + &archived(1, "", "");
+        parse(&format!("{SERVER}{targets}"))
+    };
+    let old = with("", "");
+    let of_one = [
+        ("volume", "volume = \"other\""),
+        ("size", "size = \"1 GiB\""),
+        ("snapshot", "snapshot = \"e1.0@monday\""),
+    ];
+    for (key, line) in of_one {
+        let change = old.diff(&with(line, ""));
+        let [changed] = &change.changed[..] else { panic!("{key}: {change:?}") };
+        assert!(changed.keys.contains(&key) && changed.reopen, "{changed:?}");
+    }
+    let of_store = [
+        "layout = \"loose\"",
+        "journal = \"/j\"",
+        "journal_size = \"1 GiB\"",
+        "overlay_size = \"1 GiB\"",
+        "cache_size = \"1 GiB\"",
+        "commit_size = \"1 GiB\"",
+        "commit_seconds = 1",
+    ];
+    let lines = of_store.iter().map(|line| ("", *line)).chain([("block_size = 8192", "")]);
+    for (cas, store) in lines {
+        let key = format!("{cas}{store}");
+        let key = key.split(' ').next().unwrap();
+        let change = old.diff(&with(cas, store));
+        assert_eq!(change.changed.len(), 2, "{key}");
+        for changed in &change.changed {
+            assert_eq!((&changed.keys[..], changed.reopen), (&[key][..], true));
+        }
+    }
+    let snapshots = |name: &str| with(&format!("snapshot = \"e1.0@{name}\""), "");
+    assert_eq!(snapshots("a").diff(&snapshots("b")).changed[0].keys, ["snapshot"]);
+    let image = old.clone();
+    assert!(old.diff(&image).is_empty());
+    // Another target that says more of the archive.
+    let more =
+        format!("{SERVER}{}", archived(0, "", "") + &archived(1, "", "cache_size = 1048576"));
+    assert_eq!(old.diff(&parse(&more)).changed.len(), 2);
 }
 
 #[test]
@@ -192,6 +355,7 @@ cpu = 3
 receive_buffer = "16 MiB"
 probe = true
 probe_ms = 50
+control_socket = "/run/c.sock"
 "#,
     );
     let server = config.server;
@@ -201,6 +365,7 @@ probe_ms = 50
     assert_eq!((server.log_level, server.cpu), (LevelFilter::Trace, Some(3)));
     assert_eq!((server.state_dir.to_str(), server.receive_buffer), (Some("state"), Some(16 << 20)));
     assert_eq!(server.probe, Some(Duration::from_millis(50)));
+    assert_eq!(server.control_socket(), Path::new("/run/c.sock"));
     let silent = parse(&format!("{SERVER}probe = false\nprobe_ms = 50\npoll = \"spin\"\n"));
     assert_eq!((silent.server.probe, silent.server.poll), (None, PollPolicy::Spin));
 }
@@ -375,6 +540,7 @@ fn a_change_of_any_key_is_noticed() {
         "state_dir = \"/s\"",
         "cpu = 0",
         "receive_buffer = \"1 MiB\"",
+        "control_socket = \"/c\"",
     ];
     for line in live.iter().chain(&fixed) {
         let change = old.diff(&parse(&format!("{SERVER}{line}\n")));
@@ -389,11 +555,13 @@ fn a_change_of_any_key_is_noticed() {
 
 /// Pieces of configurations, so that random ones get past the first line.
 fn fragment() -> impl Strategy<Value = String> {
-    let keys: Vec<&str> = SERVER_KEYS.iter().chain(TARGET_KEYS).copied().collect();
+    let keys: Vec<&str> = all_keys().collect();
     let values = prop_oneof![
         Just("\"eth0\"".to_owned()),
         Just("[\"eth0\", \"eth0\"]".to_owned()),
         Just("\"mem\"".to_owned()),
+        Just("\"cas\"".to_owned()),
+        Just("\"e1.0@monday\"".to_owned()),
         Just("{ a = [1, {}] }".to_owned()),
         Just("\"9 PiB\"".to_owned()),
         any::<i64>().prop_map(|number| number.to_string()),
@@ -406,6 +574,8 @@ fn fragment() -> impl Strategy<Value = String> {
             .prop_map(|(key, value)| format!("{key} = {value}\n")),
         1 => Just("[server]\n".to_owned()),
         2 => Just("[[target]]\n".to_owned()),
+        1 => Just("[target.cas]\n".to_owned()),
+        1 => Just("[target.cas.blob_store]\ntype = \"file\"\n".to_owned()),
         1 => ".{0,12}\r?\n?",
     ]
 }

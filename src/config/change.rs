@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::{Config, JournalConfig, ServerConfig, StorageConfig, TargetConfig, Window};
+use super::{
+    CasContent, Config, JournalConfig, ServerConfig, StorageConfig, StoreConfig, TargetConfig,
+    Window,
+};
 use crate::protocol::Address;
 
 /// What is to be done to go from one configuration to another without a restart.
@@ -73,6 +76,7 @@ fn compare_servers(old: &ServerConfig, new: &ServerConfig, change: &mut ConfigCh
         journal,
         sync_priority,
         probe,
+        control_socket,
     } = old;
     // `probe` and `probe_ms` are one setting.
     let probe_switched = probe.is_some() != new.probe.is_some();
@@ -96,6 +100,7 @@ fn compare_servers(old: &ServerConfig, new: &ServerConfig, change: &mut ConfigCh
         ("journal", place(journal) != place(&new.journal)),
         ("journal_size", size(journal) != size(&new.journal)),
         ("sync_priority", *sync_priority != new.sync_priority),
+        ("control_socket", *control_socket != new.control_socket),
     ];
     change.server = differing(&live).collect();
     change.restart = differing(&fixed).collect();
@@ -129,9 +134,48 @@ fn compare_targets(old: &TargetConfig, new: &TargetConfig) -> Option<TargetChang
         ("allow", *allow != new.allow),
         ("interfaces", *interfaces != new.interfaces),
     ];
-    let keys: Vec<_> = differing(&stored).chain(differing(&told)).collect();
-    let reopen = differing(&stored).next().is_some();
+    let archived = compare_archives(storage, &new.storage);
+    let reopened = || differing(&stored).chain(differing(&archived));
+    let keys: Vec<_> = reopened().chain(differing(&told)).collect();
+    let reopen = reopened().next().is_some();
     if keys.is_empty() { None } else { Some(TargetChange { target: new.clone(), keys, reopen }) }
+}
+
+/// What differs between two archives. Whatever holds for all targets of one changes for all of them,
+/// so that it is closed in between.
+fn compare_archives(old: &StorageConfig, new: &StorageConfig) -> Vec<(&'static str, bool)> {
+    let (StorageConfig::Cas(old), StorageConfig::Cas(new)) = (old, new) else {
+        return Vec::new();
+    };
+    let StoreConfig {
+        path: _,
+        block_bytes,
+        layout,
+        journal,
+        journal_bytes,
+        overlay_bytes,
+        cache_bytes,
+        commit_bytes,
+        commit_interval,
+    } = &old.store;
+    let store = &new.store;
+    let kinds_differ = old.is_snapshot() != new.is_snapshot();
+    let contents_differ = match (&old.content, &new.content) {
+        (CasContent::Volume { name, .. }, CasContent::Volume { name: new, .. }) => name != new,
+        (old, new) => !kinds_differ && old != new,
+    };
+    Vec::from([
+        ("volume", contents_differ && !old.is_snapshot()),
+        ("snapshot", kinds_differ || contents_differ && old.is_snapshot()),
+        ("block_size", *block_bytes != store.block_bytes),
+        ("layout", *layout != store.layout),
+        ("journal", *journal != store.journal),
+        ("journal_size", *journal_bytes != store.journal_bytes),
+        ("overlay_size", *overlay_bytes != store.overlay_bytes),
+        ("cache_size", *cache_bytes != store.cache_bytes),
+        ("commit_size", *commit_bytes != store.commit_bytes),
+        ("commit_seconds", *commit_interval != store.commit_interval),
+    ])
 }
 
 fn differing<'k>(keys: &'k [(&'static str, bool)]) -> impl Iterator<Item = &'static str> + 'k {
@@ -156,6 +200,13 @@ impl Parts {
             }
             StorageConfig::Memory { size } => {
                 Self { backend: 2, size: Some(*size), window: Window::default() }
+            }
+            StorageConfig::Cas(cas) => {
+                let size = match cas.content {
+                    CasContent::Volume { size, .. } => size,
+                    CasContent::Snapshot { .. } => None,
+                };
+                Self { backend: 3, size, window: Window::default() }
             }
         }
     }

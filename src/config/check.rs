@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use super::cas;
 use super::error::Problem;
 use super::read::{self, SERVER_KEYS, Section};
 use super::target::{self, Draft, TARGET_KEYS};
@@ -19,7 +20,7 @@ pub(super) fn config(report: &mut Report<'_>, file: &DeTable<'_>) -> Config {
         unknown_table(report, key.span().start, key.get_ref());
     }
     let server = server(report, file);
-    let drafts = targets(report, file);
+    let mut drafts = targets(report, file);
     if drafts.len() > MAX_TARGETS {
         let at = drafts.get(MAX_TARGETS).map_or(0, |draft| draft.at);
         report.invalid(at, Problem::TooManyTargets { count: drafts.len() });
@@ -27,6 +28,7 @@ pub(super) fn config(report: &mut Report<'_>, file: &DeTable<'_>) -> Config {
     addresses_differ(report, &drafts);
     images_differ(report, &drafts);
     journal_is_no_image(report, &drafts, &server);
+    cas::stores_agree(report, &mut drafts);
     interfaces_are_served(report, &drafts, &server);
     Config { server, targets: drafts.into_iter().filter_map(|draft| draft.target).collect() }
 }
@@ -125,7 +127,7 @@ fn journal_is_no_image(report: &mut Report<'_>, drafts: &[Draft], server: &Serve
 
 /// `path` without the parts that mean nothing. Two names of one file that only the file system can
 /// tell are found when the second is locked.
-fn normalized(path: &Path) -> PathBuf {
+pub(super) fn normalized(path: &Path) -> PathBuf {
     path.components().filter(|part| *part != Component::CurDir).collect()
 }
 

@@ -186,8 +186,11 @@ pub enum Problem {
     },
     /// The value is none of those there are.
     #[error(
-        "`{key}` cannot be {}: there are {}{}",
-        Quoted::text(value), Choices(choices), Suggestion(*suggestion)
+        "`{key}` cannot be {}: there {} {}{}",
+        Quoted::text(value),
+        if choices.len() == 1 { "is" } else { "are" },
+        Choices(choices),
+        Suggestion(*suggestion)
     )]
     NotAChoice {
         /// The key.
@@ -201,7 +204,7 @@ pub enum Problem {
     },
     /// A back end that this version does not have.
     #[error(
-        "backend {} is not part of this version; there are: file, device, mem{}",
+        "backend {} is not part of this version; there are: file, device, mem, cas{}",
         Quoted::text(value), Suggestion(*suggestion)
     )]
     NoSuchBackend {
@@ -209,6 +212,16 @@ pub enum Problem {
         value: String,
         /// The one that is probably meant.
         suggestion: Option<&'static str>,
+    },
+    /// A value that a later version will have.
+    #[error("`{key}` cannot be \"{value}\" in this version yet: {remedy}")]
+    NotYet {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: &'static str,
+        /// What to do instead.
+        remedy: &'static str,
     },
     /// The number is too small or too large.
     #[error("`{key}` is {value}, but must be from {min} to {max}{}", Because(*reason))]
@@ -262,6 +275,31 @@ pub enum Problem {
         key: &'static str,
         /// Its value.
         bytes: u64,
+    },
+    /// The size is none that a block of an archive can have.
+    #[error(
+        "`{key}` is {}, but a block has 4, 8, 16, 32 or 64 KiB, as in {key} = 4096",
+        Size(*bytes)
+    )]
+    BlockSize {
+        /// The key.
+        key: &'static str,
+        /// Its value, in bytes.
+        bytes: u64,
+    },
+    /// So many blocks are more than a disk can have.
+    #[error(
+        "`total_sectors` is {count}, of {} each, but {max} are the most: \
+         it counts blocks of `block_size`",
+        Size(*block)
+    )]
+    TooManyBlocks {
+        /// How many.
+        count: u64,
+        /// The size of each, in bytes.
+        block: u64,
+        /// The most there may be.
+        max: u64,
     },
     /// The size is too small or too large.
     #[error("`{key}` is {}, but must be from {} to {}", Size(*bytes), Size(*min), Size(*max))]
@@ -345,6 +383,40 @@ pub enum Problem {
     /// The text is no path on any system.
     #[error("`{key}` is {}, which is no path", Quoted::text(value))]
     BadPath {
+        /// The key.
+        key: &'static str,
+        /// The text.
+        value: String,
+    },
+    /// The path is too long for a socket.
+    #[error("`{key}` has {len} bytes, but the path of a socket has {max} at most")]
+    LongSocket {
+        /// The key.
+        key: &'static str,
+        /// How many bytes its value has.
+        len: usize,
+        /// The most it may have.
+        max: usize,
+    },
+    /// The text is no name of a volume.
+    #[error(
+        "`{key}` is {}, but a name has 1 to 64 letters, digits, dots, dashes and underscores, and \
+         starts with neither a dot nor a dash, as in \"e1.0\"",
+        Quoted::text(value)
+    )]
+    BadName {
+        /// The key.
+        key: &'static str,
+        /// The text.
+        value: String,
+    },
+    /// The text names no snapshot.
+    #[error(
+        "`{key}` is {}, but it must be the name of a volume, an @, and the name of a snapshot, as in \
+         \"e1.0@monday\"",
+        Quoted::text(value)
+    )]
+    BadSnapshot {
         /// The key.
         key: &'static str,
         /// The text.
@@ -440,6 +512,34 @@ pub enum Problem {
     JournalPath {
         /// The image.
         path: String,
+    },
+    /// Two targets serve one volume.
+    #[error(
+        "volume {} of this store is served by the target of line {first_line} already: give one of \
+         them another `volume`, or serve a `snapshot` of it",
+        Quoted::text(name)
+    )]
+    SharedVolume {
+        /// The volume.
+        name: String,
+        /// Where the first target with it is.
+        first_line: usize,
+    },
+    /// Two targets say different things of one store.
+    #[error(
+        "`{key}` is {}, but line {first_line} says {} for the same store: say it once, or the same",
+        Quoted::plain(value),
+        Quoted::plain(first)
+    )]
+    StoreDiffers {
+        /// The key.
+        key: &'static str,
+        /// What it says here.
+        value: String,
+        /// What it says there.
+        first: String,
+        /// Where the first target says it.
+        first_line: usize,
     },
     /// There are more targets than one server serves.
     #[error("{count} targets, but {MAX_TARGETS} are the most: run another server for the rest")]

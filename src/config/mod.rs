@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cas;
 mod change;
 mod check;
 mod error;
@@ -19,6 +20,7 @@ mod size;
 mod target;
 mod text;
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -27,6 +29,7 @@ use std::time::Duration;
 use log::LevelFilter;
 use toml::de::DeTable;
 
+pub use cas::{BLOB_STORE_KEYS, CAS_KEYS, default_volume, is_name, snapshot_of_volume};
 pub use change::{ConfigChange, TargetChange};
 pub use error::{ConfigError, ConfigErrors, Place, Problem};
 pub use read::SERVER_KEYS;
@@ -85,11 +88,15 @@ pub struct ServerConfig {
     pub sync_priority: Option<u8>,
     /// How long to wait for another server that answers to a target's address. `None`: do not look.
     pub probe: Option<Duration>,
+    /// The socket by which the running server is controlled. `None`: one in `state_dir`.
+    pub control_socket: Option<PathBuf>,
 }
 
 impl ServerConfig {
     /// Where settings are kept when the configuration does not say.
     pub const STATE_DIR: &'static str = "/var/lib/aoe-server";
+    /// What the control socket is called in there.
+    pub const CONTROL_SOCKET: &'static str = "control.sock";
 
     /// Serves on `interfaces`, and is otherwise as if no other key were given.
     pub fn new(interfaces: Vec<String>) -> Self {
@@ -106,7 +113,14 @@ impl ServerConfig {
             journal: None,
             sync_priority: None,
             probe: Some(Duration::from_millis(300)),
+            control_socket: None,
         }
+    }
+
+    /// The socket by which the running server is controlled.
+    pub fn control_socket(&self) -> PathBuf {
+        let default = || self.state_dir.join(Self::CONTROL_SOCKET);
+        self.control_socket.clone().unwrap_or_else(default)
     }
 }
 
@@ -203,16 +217,148 @@ pub enum StorageConfig {
         /// How much.
         size: Sectors,
     },
+    /// A volume or a snapshot in an archive.
+    Cas(CasConfig),
 }
 
 impl StorageConfig {
-    /// The file or device; `None` for memory.
+    /// The file, the device, or the directory of the archive; `None` for memory.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::File { path, .. } | Self::Device { path, .. } => Some(path),
+            Self::Cas(cas) => Some(&cas.store.path),
             Self::Memory { .. } => None,
         }
     }
+
+    /// What the key `backend` calls it.
+    pub const fn backend(&self) -> &'static str {
+        match self {
+            Self::File { .. } => "file",
+            Self::Device { .. } => "device",
+            Self::Memory { .. } => "mem",
+            Self::Cas(_) => "cas",
+        }
+    }
+}
+
+impl fmt::Display for StorageConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, .. } | Self::Device { path, .. } => path.display().fmt(f),
+            Self::Memory { .. } => f.write_str("memory"),
+            Self::Cas(CasConfig { store, content }) => {
+                write!(f, "{content} of {}", store.path.display())
+            }
+        }
+    }
+}
+
+/// What is served of an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CasConfig {
+    /// The archive. Targets whose archives have one path have one archive, and say the same of it.
+    pub store: StoreConfig,
+    /// What is served of it.
+    pub content: CasContent,
+}
+
+impl CasConfig {
+    /// Whether it is a snapshot that is served.
+    pub const fn is_snapshot(&self) -> bool {
+        matches!(self.content, CasContent::Snapshot { .. })
+    }
+}
+
+/// A disk in an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CasContent {
+    /// A volume. No two targets have the same one.
+    Volume {
+        /// Its name.
+        name: String,
+        /// Its size: a missing volume is made with it, and a smaller one grows to it. `None`: as it
+        /// is, and it must exist.
+        size: Option<Sectors>,
+    },
+    /// A snapshot, which takes no writes.
+    Snapshot {
+        /// The name of its volume.
+        volume: String,
+        /// Its name.
+        name: String,
+    },
+}
+
+impl CasContent {
+    /// The name of the volume that it is, or that it is a snapshot of.
+    pub fn volume(&self) -> &str {
+        match self {
+            Self::Volume { name, .. } => name,
+            Self::Snapshot { volume, .. } => volume,
+        }
+    }
+}
+
+impl fmt::Display for CasContent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Volume { name, .. } => write!(f, "volume {name}"),
+            Self::Snapshot { volume, name } => write!(f, "snapshot {volume}@{name}"),
+        }
+    }
+}
+
+/// An archive, and what holds for all targets in it. What is `None` is as the archive is, or else by
+/// default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreConfig {
+    /// Its directory.
+    pub path: PathBuf,
+    /// The size of its blocks, in bytes.
+    pub block_bytes: Option<u32>,
+    /// How many blocks a blob holds.
+    pub layout: Option<StoreLayout>,
+    /// The file of its journal.
+    pub journal: Option<PathBuf>,
+    /// The size of its journal, in bytes.
+    pub journal_bytes: Option<u64>,
+    /// The most bytes in memory that are not committed.
+    pub overlay_bytes: Option<u64>,
+    /// The most bytes in memory of what was read.
+    pub cache_bytes: Option<u64>,
+    /// How many bytes that were written lead to a commit.
+    pub commit_bytes: Option<u64>,
+    /// The longest that something written waits for a commit.
+    pub commit_interval: Option<Duration>,
+}
+
+impl StoreConfig {
+    /// The archive at `path`, with nothing said about it.
+    pub const fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            block_bytes: None,
+            layout: None,
+            journal: None,
+            journal_bytes: None,
+            overlay_bytes: None,
+            cache_bytes: None,
+            commit_bytes: None,
+            commit_interval: None,
+        }
+    }
+}
+
+/// How many blocks a blob of an archive holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreLayout {
+    /// Many, in packs.
+    Packed,
+    /// One.
+    Loose,
 }
 
 /// The part of an image or device that is served.

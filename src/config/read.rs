@@ -9,6 +9,7 @@ use log::LevelFilter;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
+use super::cas::{BLOB_STORE_KEYS, CAS_KEYS, CAS_TABLE, STORE_TABLE};
 use super::error::Problem;
 use super::size::parse_size;
 use super::text::{Report, closest};
@@ -33,10 +34,17 @@ pub const SERVER_KEYS: &[&str] = &[
     "sync_priority",
     "probe",
     "probe_ms",
+    "control_socket",
 ];
+
+/// `[server]`, for tables where its keys stand by mistake.
+pub(super) const ELSEWHERE: (&str, &[&str]) = ("[server]", SERVER_KEYS);
 
 /// The most bytes of an interface's name, on Linux and the BSDs.
 const INTERFACE_MAX: usize = 15;
+
+/// The most bytes of a socket's path: 107, less the four that its name has more while it is made.
+const SOCKET_MAX: usize = 103;
 
 /// The most interfaces of one server, by feel: more than a machine has slots for.
 const INTERFACES_MAX: usize = 64;
@@ -100,7 +108,7 @@ impl<'t> Section<'t> {
         &self,
         report: &mut Report<'_>,
         known: &'static [&'static str],
-        elsewhere: (&'static str, &'static [&'static str]),
+        elsewhere: &[(&'static str, &'static [&'static str])],
         ignored: &[&str],
     ) {
         for key in self.table.keys() {
@@ -108,9 +116,11 @@ impl<'t> Section<'t> {
             if known.contains(&name) || ignored.contains(&name) {
                 continue;
             }
-            let (other, other_keys) = elsewhere;
-            let problem = match other_keys.iter().find(|key| **key == name) {
-                Some(key) => Problem::Misplaced { key, right: other, wrong: self.name },
+            let right = elsewhere.iter().find_map(|(table, keys)| {
+                keys.iter().find(|key| **key == name).map(|key| (*table, *key))
+            });
+            let problem = match right {
+                Some((right, key)) => Problem::Misplaced { key, right, wrong: self.name },
                 None => Problem::UnknownKey {
                     key: name.into(),
                     table: self.name,
@@ -324,6 +334,13 @@ pub(super) fn path(key: &'static str, value: &DeValue<'_>) -> Result<PathBuf, Pr
     Ok(PathBuf::from(text))
 }
 
+/// The path of a socket, which is shorter than others may be.
+fn socket(key: &'static str, value: &DeValue<'_>) -> Result<PathBuf, Problem> {
+    let path = path(key, value)?;
+    let (len, max) = (path.as_os_str().len(), SOCKET_MAX);
+    if len > max { Err(Problem::LongSocket { key, len, max }) } else { Ok(path) }
+}
+
 fn interface_name(key: &'static str, name: &str) -> Result<String, Problem> {
     let good = (1..=INTERFACE_MAX).contains(&name.len())
         && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/');
@@ -332,7 +349,9 @@ fn interface_name(key: &'static str, name: &str) -> Result<String, Problem> {
 
 /// `[server]`. What is missing or wrong has been reported, and is as if it were not given.
 pub(super) fn server(report: &mut Report<'_>, section: Section<'_>) -> ServerConfig {
-    section.check_keys(report, SERVER_KEYS, ("[[target]]", super::TARGET_KEYS), &[]);
+    let elsewhere =
+        [super::target::ELSEWHERE, (CAS_TABLE, CAS_KEYS), (STORE_TABLE, BLOB_STORE_KEYS)];
+    section.check_keys(report, SERVER_KEYS, &elsewhere, &[]);
     let mut server = ServerConfig::new(server_interfaces(report, section));
     macro_rules! set {
         ($field:ident, $key:literal, $read:expr) => {
@@ -361,6 +380,7 @@ pub(super) fn server(report: &mut Report<'_>, section: Section<'_>) -> ServerCon
     if !probe {
         server.probe = None;
     }
+    set!(control_socket, "control_socket", socket);
     server
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use toml::de::DeValue;
 
+use super::cas::{self, BLOB_STORE_KEYS, CAS_KEYS, CAS_TABLE, CasDraft, STORE_TABLE};
 use super::error::Problem;
 use super::read::{
     Meanings, Section, boolean, bytes, choice, number, path, sectors, string, wrong_type,
@@ -30,7 +31,11 @@ pub const TARGET_KEYS: &[&str] = &[
     "allow",
     "serial",
     "interfaces",
+    "cas",
 ];
+
+/// `[[target]]`, for tables where its keys stand by mistake.
+pub(super) const ELSEWHERE: (&str, &[&str]) = ("[[target]]", TARGET_KEYS);
 
 const DURABILITIES: Meanings<Durability> = Meanings {
     all: "\"durable\" or \"volatile\"",
@@ -38,12 +43,12 @@ const DURABILITIES: Meanings<Durability> = Meanings {
     values: &[Durability::Durable, Durability::Volatile],
 };
 /// The back ends there are.
-const BACKENDS: &[&str] = &["file", "device", "mem"];
+const BACKENDS: &[&str] = &["file", "device", "mem", "cas"];
 /// The shelf of a Coraid chassis whose switches were never set: Linux takes nobody with it.
 const UNSET_SHELF: u16 = 0x0fff;
 /// The longest disk, in bytes. 48 bits address one sector less than 128 PiB; a round limit is easier
 /// to say.
-const SIZE_MAX: u64 = 127 << 50;
+pub(super) const SIZE_MAX: u64 = 127 << 50;
 const _: () = assert!(SIZE_MAX / SECTOR_SIZE as u64 <= LBA48_SECTORS);
 /// The most characters of a serial number in an IDENTIFY page.
 const SERIAL_MAX: usize = 20;
@@ -53,6 +58,7 @@ enum Backend {
     File,
     Device,
     Memory,
+    Cas,
 }
 
 /// As much of a target as could be made out, for the checks of targets against each other.
@@ -63,6 +69,8 @@ pub(super) struct Draft {
     pub(super) path_at: usize,
     pub(super) address: Option<Address>,
     pub(super) path: Option<PathBuf>,
+    /// What it says of its archive.
+    pub(super) cas: Option<CasDraft>,
     pub(super) read_only: bool,
     /// The interfaces it names, and where.
     pub(super) interfaces: Vec<(usize, String)>,
@@ -72,18 +80,23 @@ pub(super) struct Draft {
 
 pub(super) fn target(report: &mut Report<'_>, section: Section<'_>) -> Draft {
     let backend = backend(report, section);
-    // The keys of a back end to come are as unknown as it is, and that has been said.
-    let ignored: &[&str] = if backend.is_none() { &["cas"] } else { &[] };
-    section.check_keys(report, TARGET_KEYS, ("[server]", super::SERVER_KEYS), ignored);
+    let elsewhere = [super::read::ELSEWHERE, (CAS_TABLE, CAS_KEYS), (STORE_TABLE, BLOB_STORE_KEYS)];
+    section.check_keys(report, TARGET_KEYS, &elsewhere, &[]);
     let address = address(report, section);
     let image = section.value(report, "path", path);
-    let storage = storage(report, section, backend, image.clone());
+    let archive = archive(report, section, backend, address);
+    let storage = match backend {
+        Some(Backend::Cas) => archive.as_ref().map(cas::storage),
+        _ => storage(report, section, backend, image.clone()),
+    };
     let read_only = section.value(report, "read_only", boolean).unwrap_or(false);
     let interfaces = section
         .interfaces(report, "name one interface at least, or leave it out to serve on all")
         .unwrap_or_default();
+    // Nothing can be written to what was.
+    let snapshot = matches!(&storage, Some(StorageConfig::Cas(cas)) if cas.is_snapshot());
     let mut target = address.zip(storage).map(|(address, storage)| TargetConfig {
-        read_only,
+        read_only: read_only || snapshot,
         interfaces: interfaces.iter().map(|(_, name)| name.clone()).collect(),
         ..TargetConfig::new(address, storage)
     });
@@ -102,11 +115,40 @@ pub(super) fn target(report: &mut Report<'_>, section: Section<'_>) -> Draft {
         at: section.at,
         path_at: section.key_at("path"),
         address,
-        path: image,
+        path: image.filter(|_| backend != Some(Backend::Cas)),
+        cas: archive,
         read_only,
         interfaces,
         target,
     }
+}
+
+/// `[target.cas]`, which one back end has and the others have not.
+fn archive(
+    report: &mut Report<'_>,
+    section: Section<'_>,
+    backend: Option<Backend>,
+    address: Option<Address>,
+) -> Option<CasDraft> {
+    let name = match backend {
+        Some(Backend::Cas) => {
+            const ELSEWHERE: &str = "an archive is a directory that [target.cas.blob_store] names";
+            const SIZE: &str = "the size of a volume is in [target.cas]";
+            const WHOLE: &str = "a volume is served as a whole; leave this out";
+            let refused =
+                [("path", ELSEWHERE), ("size", SIZE), ("offset", WHOLE), ("length", WHOLE)];
+            for (key, reason) in refused {
+                refuse(report, section, key, "cas", reason);
+            }
+            return cas::cas(report, section, address);
+        }
+        Some(Backend::File) => "file",
+        Some(Backend::Device) => "device",
+        Some(Backend::Memory) => "mem",
+        None => return None, // it was probably meant to be this one
+    };
+    refuse(report, section, "cas", name, "this table is for backend = \"cas\"");
+    None
 }
 
 fn address(report: &mut Report<'_>, section: Section<'_>) -> Option<Address> {
@@ -126,13 +168,14 @@ fn backend(report: &mut Report<'_>, section: Section<'_>) -> Option<Backend> {
     section.require(
         report,
         "backend",
-        "what stores its sectors: backend = \"file\", \"device\" or \"mem\"",
+        "what stores its sectors: backend = \"file\", \"device\", \"mem\" or \"cas\"",
     );
     section.value(report, "backend", |key, value| {
-        match string(key, value, "\"file\", \"device\" or \"mem\"")? {
+        match string(key, value, "\"file\", \"device\", \"mem\" or \"cas\"")? {
             "file" => Ok(Backend::File),
             "device" => Ok(Backend::Device),
             "mem" => Ok(Backend::Memory),
+            "cas" => Ok(Backend::Cas),
             other => Err(Problem::NoSuchBackend {
                 value: other.into(),
                 suggestion: closest(other, BACKENDS),
@@ -183,6 +226,7 @@ fn storage(
             }
             Some(StorageConfig::Memory { size: size? })
         }
+        Backend::Cas => None, // it has a table of its own
     }
 }
 
