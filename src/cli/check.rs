@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::{COULD_NOT_TELL, NO};
-use crate::config::{Config, ConfigError, StorageConfig};
+use crate::config::{CasConfig, CasContent, Config, ConfigError, StorageConfig};
 
 /// Check a configuration file, and say what it configures
 ///
@@ -66,28 +66,32 @@ impl CheckCmd {
             writeln!(out, "{}: good, {count} targets on {interfaces}", self.config.display())?;
         }
         for target in &config.targets {
-            let (backend, path) = match &target.storage {
-                StorageConfig::File { path, .. } => ("file", Some(path.display())),
-                StorageConfig::Device { path, .. } => ("device", Some(path.display())),
-                StorageConfig::Memory { .. } => ("mem", None),
-            };
-            let path = path.map(|path| path.to_string());
+            let backend = target.storage.backend();
             if self.json {
+                let (volume, snapshot) = match &target.storage {
+                    StorageConfig::Cas(CasConfig { content, .. }) => match content {
+                        CasContent::Volume { name, .. } => (Some(name), None),
+                        CasContent::Snapshot { volume, name } => (Some(volume), Some(name)),
+                    },
+                    _ => (None, None),
+                };
                 let line = json!({
                     "target": target.address.to_string(),
                     "backend": backend,
-                    "path": path,
+                    "path": target.storage.path().map(|path| path.display().to_string()),
+                    "volume": volume,
+                    "snapshot": snapshot,
                     "read_only": target.read_only,
                 });
                 writeln!(out, "{line}")?;
             } else {
-                let path = path.unwrap_or_default();
+                let place = match &target.storage {
+                    StorageConfig::Memory { .. } => String::new(),
+                    storage => storage.to_string(),
+                };
                 let read_only = if target.read_only { " (read-only)" } else { "" };
-                writeln!(
-                    out,
-                    "  {:<10} {backend:<6} {path}{read_only}",
-                    target.address.to_string()
-                )?;
+                let address = target.address.to_string();
+                writeln!(out, "  {address:<10} {backend:<6} {place}{read_only}")?;
             }
         }
         Ok(())

@@ -16,7 +16,7 @@ use crate::link::replay::{ReplayLink, ReplayOptions, infer_mac};
 use crate::link::savefile::Reader;
 use crate::protocol::MacAddr;
 use crate::protocol::print::FrameLine;
-use crate::server::{Admission, Control, Listener, PortSet, StorageMeans, open_target};
+use crate::server::{Admission, Control, Listener, PortSet, StorageMeans, Stores, open_target};
 
 /// How long storage may take for one frame, in real time.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -61,9 +61,10 @@ impl ReplayCmd {
             temporary = Temporary::new()?;
             &temporary.0
         };
-        let mut listener = self.prepare(replies)?;
+        let stores = Stores::new();
+        let mut listener = self.prepare(replies, &stores)?;
         let replayed = replay(&mut listener)?;
-        let sent = finish(listener, replies)?;
+        let sent = finish(listener, replies, &stores)?;
         writeln!(out, "{replayed} requests replayed, {sent} frames sent")?;
         let Some(expect) = &self.expect else { return Ok(ExitCode::SUCCESS) };
         match compare(expect, replies)? {
@@ -79,7 +80,7 @@ impl ReplayCmd {
     }
 
     /// A loop that serves the targets on the capture.
-    fn prepare(&self, replies: &Path) -> anyhow::Result<Listener<Link>> {
+    fn prepare(&self, replies: &Path, stores: &Stores) -> anyhow::Result<Listener<Link>> {
         let config = Config::load(&self.config)?;
         let mac = match self.mac {
             Some(mac) => mac,
@@ -96,7 +97,7 @@ impl ReplayCmd {
         let name = self.capture.display().to_string();
         let (mut listener, control) =
             Listener::new([(name, link)], |_| None).context("cannot make a wake-up descriptor")?;
-        admit(&mut listener, &control, &config)?;
+        admit(&mut listener, &control, &config, stores)?;
         Ok(listener)
     }
 
@@ -112,10 +113,16 @@ fn open(path: &Path) -> anyhow::Result<Reader<BufReader<File>>> {
 }
 
 /// Has the loop serve every target of the configuration, at the time zero of the capture.
-fn admit(listener: &mut Listener<Link>, control: &Control, config: &Config) -> anyhow::Result<()> {
+fn admit(
+    listener: &mut Listener<Link>,
+    control: &Control,
+    config: &Config,
+    stores: &Stores,
+) -> anyhow::Result<()> {
+    let means = StorageMeans { stores: stores.clone(), ..StorageMeans::new(control.waker()) };
     for target in &config.targets {
         let address = target.address;
-        let export = open_target(target, StorageMeans::new(control.waker()), None)
+        let export = open_target(target, means.clone(), None)
             .with_context(|| format!("target {address}"))?;
         let answer = control.add(export, PortSet::ALL, Duration::ZERO)?;
         settle(listener, Instant::ZERO)?;
@@ -157,11 +164,14 @@ fn settle(listener: &mut Listener<Link>, moment: Instant) -> anyhow::Result<()> 
 }
 
 /// Ends the loop, closes its disks and completes the capture of the replies.
-fn finish(mut listener: Listener<Link>, replies: &Path) -> anyhow::Result<u64> {
+fn finish(mut listener: Listener<Link>, replies: &Path, stores: &Stores) -> anyhow::Result<u64> {
     let link = listener.link_mut(0).context("the loop has a link")?;
     let sent = crate::link::Link::counters(link).sent;
     let (exports, links) = listener.into_parts();
     drop(exports);
+    if let Some(error) = stores.close().into_iter().next() {
+        return Err(error.into());
+    }
     for link in links {
         link.finish().with_context(|| format!("cannot write {}", replies.display()))?;
     }

@@ -1,6 +1,6 @@
 //! `serve`: the server itself.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -122,8 +122,7 @@ fn notify(state: &[NotifyState<'_>]) {
 fn announce(server: &Server) {
     let config = server.config();
     for target in &config.targets {
-        let path = target.storage.path().unwrap_or_else(|| Path::new("memory"));
-        log::info!("serving {} from {}", target.address, path.display());
+        log::info!("serving {} from {}", target.address, target.storage);
     }
     log::info!("{} targets on {}", config.targets.len(), config.server.interfaces.join(", "));
 }

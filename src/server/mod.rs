@@ -2,6 +2,7 @@
 
 mod admit;
 mod control;
+mod exports;
 mod idle;
 mod links;
 mod listener;
@@ -10,13 +11,17 @@ mod port;
 mod probe;
 mod settle;
 pub mod state;
+#[cfg_attr(not(feature = "cas"), path = "no_stores.rs")]
+mod stores;
 mod supervisor;
 mod target;
 
 pub use control::{Answer, Control, LinkStatus, LoopEnded, Status, TargetStatus};
+pub use exports::{Observer, ServedTarget, SnapshotExport};
 pub use idle::Idle;
 pub use links::{LiveLink, LiveOptions, open_link};
 pub use listener::{Backend, Listener};
 pub use probe::{Admission, PortSet};
+pub use stores::{ArchiveError, Stores};
 pub use supervisor::{Server, ServerError};
 pub use target::{StorageMeans, TargetError, open_target};

@@ -1,17 +1,20 @@
 //! Starting, changing and stopping a server: everything that may block, on the caller's thread.
 
 use std::io;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::control::{Answer, Control, LoopEnded, Status};
+use super::exports::ServedTarget;
 use super::idle::Idle;
 use super::links::{LiveOptions, open_link, receive_buffer_bytes};
 use super::listener::{Backend, Listener};
 use super::probe::{Admission, PortSet};
 use super::state::{SettingsSaver, StateDirectory, StateError};
+use super::stores::{ArchiveError, Stores};
 use super::target::{StorageMeans, TargetError, open_target};
 use crate::config::{Config, JournalConfig, PollPolicy, ServerConfig, TargetChange, TargetConfig};
 use crate::engine::{AddressTaken, Export};
@@ -20,6 +23,9 @@ use crate::link::interface::OpenError;
 use crate::protocol::{Address, MacAddr};
 use crate::storage::journal::{FileJournal, JournalError, JournalOptions};
 use crate::storage::{BlockStorage, Fault};
+
+/// A target that cannot be served, and why.
+pub(super) type Unserved = (TargetConfig, ServerError);
 
 /// How long the loop may take for an order, beside the time that a probe takes. It is long since
 /// a target that is removed first answers what it has taken, and its disk may be slow.
@@ -63,6 +69,21 @@ pub enum ServerError {
     /// The addresses cannot be served together.
     #[error(transparent)]
     Address(#[from] AddressTaken),
+    /// An archive was not closed as it should.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// No snapshot is exported there.
+    #[error("no snapshot is exported at {address}")]
+    NotExported {
+        /// The address.
+        address: Address,
+    },
+    /// The archive is not one that this server has open.
+    #[error("archive {} is not open in this server", path.display())]
+    NotOpen {
+        /// Its directory.
+        path: PathBuf,
+    },
     /// The loop has ended.
     #[error(transparent)]
     Ended(#[from] LoopEnded),
@@ -92,10 +113,15 @@ pub enum ServerError {
 
 /// A running server: one loop on a thread of its own.
 pub struct Server {
-    config: Config,
-    control: Control,
+    pub(super) config: Config,
+    /// Snapshots that are served although no configuration says so.
+    pub(super) exports: Vec<TargetConfig>,
+    pub(super) control: Control,
     state: Arc<StateDirectory>,
     journal: Option<FileJournal>,
+    pub(super) stores: Stores,
+    /// What is served, for others to read.
+    pub(super) served: Arc<Mutex<Vec<ServedTarget>>>,
     thread: Option<JoinHandle<Vec<Export<Backend>>>>,
 }
 
@@ -140,7 +166,9 @@ impl Server {
             return Err(os("start the thread that saves settings")(error));
         }
         let thread = spawn(listener, server).map_err(os("start the poll loop"))?;
-        Ok(Self { config, control, state, journal, thread: Some(thread) })
+        let (exports, stores, served) = (Vec::new(), Stores::new(), Arc::default());
+        let thread = Some(thread);
+        Ok(Self { config, exports, control, state, journal, stores, served, thread })
     }
 
     /// The configuration in force: of targets, those that are served.
@@ -193,13 +221,18 @@ impl Server {
                 Err(error) => errors.push(error),
             }
         }
+        let exports = self.withdraw_exports(new, &mut errors);
+        let coming = after.iter().chain(&change.added).chain(&exports);
+        errors.extend(self.close_stores(coming));
         for (failed, error) in self.add(after) {
             errors.push(error);
             let old = before.iter().position(|old| old.address == failed.address);
-            let old = old.map(|index| before.swap_remove(index));
+            let old = old.map(|index| self.with_open_store(before.swap_remove(index)));
             errors.extend(self.add(old.into_iter().collect()).into_iter().map(|(_, error)| error));
         }
         errors.extend(self.add(change.added).into_iter().map(|(_, error)| error));
+        errors.extend(self.restore_exports(exports));
+        errors.extend(self.close_stores([]));
         for target in &self.config.targets {
             let _ = self.control.refresh(target.address);
         }
@@ -208,7 +241,17 @@ impl Server {
 
     /// Opens and serves targets, all at once since each may have to be probed for. Returns those
     /// that cannot be served, and why.
-    fn add(&mut self, targets: Vec<TargetConfig>) -> Vec<(TargetConfig, ServerError)> {
+    fn add(&mut self, targets: Vec<TargetConfig>) -> Vec<Unserved> {
+        let (served, failed) = self.serve(targets);
+        self.config.targets.extend(served);
+        self.publish();
+        failed
+    }
+
+    /// Opens and serves targets. Returns those that are served, and those that cannot be, and why.
+    pub(super) fn serve(&self, targets: Vec<TargetConfig>) -> (Vec<TargetConfig>, Vec<Unserved>) {
+        self.stores.forget_failures();
+        let mut served = Vec::new();
         let mut failed = Vec::new();
         let mut answers = Vec::new();
         for target in targets {
@@ -219,11 +262,11 @@ impl Server {
         }
         for (target, answer) in answers {
             match self.admission(target.address, &answer) {
-                Ok(()) => self.config.targets.push(target),
+                Ok(()) => served.push(target),
                 Err(error) => failed.push((target, error)),
             }
         }
-        failed
+        (served, failed)
     }
 
     /// Opens a target and hands it to the loop.
@@ -235,6 +278,7 @@ impl Server {
             waker: self.control.waker(),
             journal: self.journal.clone(),
             sync_priority: self.config.server.sync_priority,
+            stores: self.stores.clone(),
         };
         let export = open_target(target, means, Some(&self.state)).map_err(refused)?;
         let probe = self.config.server.probe.unwrap_or_default();
@@ -257,11 +301,19 @@ impl Server {
 
     /// Stops serving a target and closes its disk. Returns what it was configured as.
     fn remove(&mut self, address: Address) -> Result<Option<TargetConfig>, ServerError> {
-        let export = self.control.remove(address)?;
-        drop(export.recv_timeout(PATIENCE).map_err(|_| ServerError::Unresponsive)?);
+        self.take_off(address)?;
         let targets = &mut self.config.targets;
         let index = targets.iter().position(|target| target.address == address);
-        Ok(index.map(|index| targets.swap_remove(index)))
+        let old = index.map(|index| targets.swap_remove(index));
+        self.publish();
+        Ok(old)
+    }
+
+    /// Has the loop stop serving a target, and closes its disk.
+    pub(super) fn take_off(&self, address: Address) -> Result<(), ServerError> {
+        let export = self.control.remove(address)?;
+        drop(export.recv_timeout(PATIENCE).map_err(|_| ServerError::Unresponsive)?);
+        Ok(())
     }
 
     /// Changes what can be changed while a target serves.
@@ -275,6 +327,7 @@ impl Server {
                 present.clone_from(target);
             }
         }
+        self.publish();
         Ok(())
     }
 
@@ -300,6 +353,7 @@ impl Server {
         let _ = self.control.stop();
         // A loop that panics ends the process, so that there always are exports.
         let mut errors = thread.join().map(close).unwrap_or_default();
+        errors.extend(self.stores.close().into_iter().map(Into::into));
         // Last: until here images were using it.
         let closed = self.journal.take().map_or(Ok(()), |journal| journal.close());
         errors.extend(closed.err().map(Into::into));

@@ -2,6 +2,7 @@
 
 use super::listener::Backend;
 use super::state::{StateDirectory, StateError};
+use super::stores::{ArchiveError, DiskOptions, Stores};
 use crate::config::{StorageConfig, TargetConfig};
 use crate::engine::{Durability, Export, Target, TargetProfile};
 use crate::protocol::Address;
@@ -34,6 +35,9 @@ pub enum TargetError {
         /// Its size.
         sectors: Sectors,
     },
+    /// Its archive has no such disk, or cannot be used.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// What initiators set on it cannot be read back.
     #[error(transparent)]
     State(#[from] StateError),
@@ -54,12 +58,14 @@ pub struct StorageMeans {
     pub journal: Option<FileJournal>,
     /// The real-time priority of threads that make writes durable, from 1 to 99.
     pub sync_priority: Option<u8>,
+    /// The archives that are open, to which those are added that a target needs.
+    pub stores: Stores,
 }
 
 impl StorageMeans {
-    /// The loop's waker alone: no journal, no priority.
-    pub const fn new(waker: Waker) -> Self {
-        Self { waker, journal: None, sync_priority: None }
+    /// The loop's waker alone: no journal, no priority, no archive that is open yet.
+    pub fn new(waker: Waker) -> Self {
+        Self { waker, journal: None, sync_priority: None, stores: Stores::new() }
     }
 }
 
@@ -94,8 +100,12 @@ fn storage(config: &TargetConfig, means: StorageMeans) -> Result<Backend, Target
         Durability::Volatile => SyncPolicy::OnFlush,
     };
     let serial = config.serial.map(|serial| serial.to_string());
-    let StorageMeans { waker, journal, sync_priority: priority } = means;
-    let (read_only, waker) = (config.read_only, Some(waker));
+    let StorageMeans { waker, journal, sync_priority: priority, stores } = means;
+    let read_only = config.read_only;
+    if let StorageConfig::Cas(cas) = &config.storage {
+        return Ok(stores.disk(cas, DiskOptions { read_only, serial, waker, priority })?);
+    }
+    let waker = Some(waker);
     match &config.storage {
         StorageConfig::File { path, size, window } => {
             let (offset, length) = (window.offset, window.length);
@@ -127,6 +137,7 @@ fn storage(config: &TargetConfig, means: StorageMeans) -> Result<Backend, Target
             let disk = MemStorage::new(memory(*size)?, &serial);
             Ok(if read_only { Box::new(ReadOnly::new(disk)) } else { Box::new(disk) })
         }
+        StorageConfig::Cas(_) => unreachable!("archives were seen to above"),
     }
 }
 
