@@ -12,6 +12,7 @@
     feature = "std",
     doc = "| [`config`], [`server`], [`client`] | configuration; the poll loop; an initiator | `std` |"
 )]
+#![cfg_attr(feature = "admin", doc = "| [`admin`] | control of a running server | `admin` |")]
 #![cfg_attr(feature = "cli", doc = "| [`cli`] | the commands | `cli` |")]
 //!
 //! Without features the crate is `no_std`, allocates nothing and does no I/O: the engine runs on
@@ -26,6 +27,8 @@ pub mod protocol;
 pub mod storage;
 pub mod units;
 
+#[cfg(feature = "admin")]
+pub mod admin;
 #[cfg(feature = "cas")]
 pub mod blob;
 #[cfg(feature = "cli")]

@@ -34,11 +34,12 @@ const LAYERS: &[(&str, &[&str])] = &[
             "units", "wake",
         ],
     ),
+    ("admin", &["clock", "config", "engine", "link", "protocol", "server", "storage", "units"]),
     (
         "cli",
         &[
-            "client", "clock", "config", "engine", "link", "protocol", "server", "storage",
-            "units", "wake",
+            "admin", "blob", "client", "clock", "config", "engine", "link", "protocol", "server",
+            "storage", "units", "wake",
         ],
     ),
 ];

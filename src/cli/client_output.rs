@@ -77,6 +77,39 @@ pub(super) fn json_disk(disk: &DiskFacts) -> serde_json::Value {
     })
 }
 
+/// A moment, in seconds since 1970, as a date and a time of day in UTC.
+#[cfg(feature = "cas")]
+pub(super) fn date(unix_seconds: u64) -> String {
+    let (days, second) = (unix_seconds / 86_400, unix_seconds % 86_400);
+    // The civil calendar by eras of 400 years, which begin in March: Howard Hinnant's
+    // `civil_from_days`.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = year_of_era + era * 400 + next;
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+/// A field of an object as text; nothing when it is not there.
+pub(super) fn field(object: &serde_json::Value, key: &str) -> String {
+    match object.get(key) {
+        None | Some(serde_json::Value::Null) => String::new(),
+        Some(serde_json::Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// A list in an object; an empty one when it is not there.
+pub(super) fn rows<'v>(object: &'v serde_json::Value, key: &str) -> &'v [serde_json::Value] {
+    object.get(key).and_then(serde_json::Value::as_array).map_or(&[], Vec::as_slice)
+}
+
 /// Octets of any kind as text: what is not printable ASCII is escaped.
 pub(super) fn text(octets: &[u8]) -> String {
     format!("{}", octets.escape_ascii())
@@ -104,6 +137,20 @@ pub(super) fn progress(what: &'static str, total: Option<u64>) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "cas")]
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, shown) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (951_782_400, "2000-02-29 00:00:00 UTC"),
+            (1_709_251_199, "2024-02-29 23:59:59 UTC"),
+            (1_709_251_200, "2024-03-01 00:00:00 UTC"),
+            (4_107_542_400, "2100-03-01 00:00:00 UTC"),
+        ] {
+            assert_eq!(date(seconds), shown);
+        }
+    }
 
     #[test]
     fn sizes_and_times_read_well() {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::client_output::{json_disk, size, text};
+use super::table::table;
 use super::target_args::LinkArgs;
 use crate::client::Found;
 use crate::protocol::Address;
@@ -53,11 +54,10 @@ impl DiscoverCmd {
 
     fn table(&self, found: &[Found], out: &mut impl Write) -> anyhow::Result<()> {
         let head = ["TARGET", "STATION", "BUFFERS", "SECTORS", "SIZE", "SERIAL", "MODEL", "CONFIG"];
-        let mut rows: Vec<[String; 8]> = Vec::from([head.map(String::from)]);
-        for target in found {
+        let row = |target: &Found| {
             let disk = target.disk.as_ref();
             let unknown = || String::from(if self.no_identify { "-" } else { "?" });
-            rows.push([
+            [
                 format!("{}", target.address),
                 format!("{}", target.mac),
                 format!("{}", target.buffer_count),
@@ -66,19 +66,9 @@ impl DiscoverCmd {
                 disk.map_or_else(unknown, |disk| disk.serial.as_str().into()),
                 disk.map_or_else(unknown, |disk| disk.model.as_str().into()),
                 text(target.config_string.as_slice()),
-            ]);
-        }
-        let mut widths = [0; 8];
-        for row in &rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = cell.len().max(*width);
-            }
-        }
-        for row in &rows {
-            let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-            let line: Vec<_> = cells.collect();
-            writeln!(out, "{}", line.join("  ").trim_end())?;
-        }
+            ]
+        };
+        table(out, head, found.iter().map(row))?;
         let mut warned: Option<Address> = None;
         for target in found {
             if others(target, found) > 0 && warned != Some(target.address) {

@@ -3,6 +3,8 @@
 //! Exit codes are the same everywhere: 0 for yes, 1 for no (nothing found, not equal, refused), 2
 //! for could not tell (no such interface, no permission, bad arguments).
 
+#[cfg(feature = "cas")]
+mod archive_args;
 mod bench;
 mod check;
 mod client_output;
@@ -20,8 +22,17 @@ mod read;
 mod record;
 mod replay;
 mod serve;
+mod server_args;
+#[cfg(feature = "cas")]
+mod snapshot;
 mod stat;
+mod status;
+#[cfg(feature = "cas")]
+mod store;
+mod table;
 mod target_args;
+#[cfg(feature = "cas")]
+mod volume;
 mod write;
 
 use std::io::{self, Write};
@@ -48,6 +59,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::ServeCmd),
+    Status(status::StatusCmd),
     Check(check::CheckCmd),
     Discover(discover::DiscoverCmd),
     Ping(ping::PingCmd),
@@ -57,6 +69,12 @@ enum Command {
     Bench(bench::BenchCmd),
     Config(config::ConfigCmd),
     Image(image::ImageCmd),
+    #[cfg(feature = "cas")]
+    Volume(volume::VolumeCmd),
+    #[cfg(feature = "cas")]
+    Snapshot(snapshot::SnapshotCmd),
+    #[cfg(feature = "cas")]
+    Store(store::StoreCmd),
     Record(record::RecordCmd),
     Replay(replay::ReplayCmd),
     Dump(dump::DumpCmd),
@@ -80,6 +98,7 @@ pub fn main() -> ExitCode {
     let mut out = io::stdout().lock();
     let result = match &cli.command {
         Command::Serve(command) => command.run(cli.log_level),
+        Command::Status(command) => command.run(&mut out),
         Command::Check(command) => command.run(&mut out),
         Command::Discover(command) => command.run(&mut out),
         Command::Ping(command) => command.run(&mut out),
@@ -89,6 +108,12 @@ pub fn main() -> ExitCode {
         Command::Bench(command) => command.run(&mut out),
         Command::Config(command) => command.run(&mut out),
         Command::Image(command) => command.run(&mut out),
+        #[cfg(feature = "cas")]
+        Command::Volume(command) => command.run(&mut out),
+        #[cfg(feature = "cas")]
+        Command::Snapshot(command) => command.run(&mut out),
+        #[cfg(feature = "cas")]
+        Command::Store(command) => command.run(&mut out),
         Command::Record(command) => command.run(&mut out),
         Command::Replay(command) => command.run(&mut out),
         Command::Dump(command) => command.run(&mut out),

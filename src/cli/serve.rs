@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
 use log::LevelFilter;
@@ -12,8 +12,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use super::{COULD_NOT_TELL, NO};
-use crate::config::{Config, ConfigErrors};
-use crate::server::{Server, Status, TargetStatus};
+use crate::admin::{ControlError, ControlSocket, SharedServer};
+use crate::config::{Config, ConfigErrors, ServerConfig};
+use crate::server::{Observer, Server, ServerError, Status, TargetStatus};
 
 /// Serve the targets of a configuration file
 ///
@@ -43,21 +44,33 @@ impl ServeCmd {
         // Before anything is opened, so that a signal during the start is not lost.
         let mut signals =
             Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1]).context("cannot catch signals")?;
-        let mut server = match Server::start(config) {
+        let server = match Server::start(config) {
             Ok(server) => server,
             Err(errors) => {
-                for error in errors {
-                    super::complain(&error.into());
-                }
+                complain_of_all(errors);
                 return Ok(ExitCode::from(COULD_NOT_TELL));
             }
         };
         announce(&server);
+        let (config, observer) = (server.config().server.clone(), server.observer());
+        let server = Arc::new(Mutex::new(Some(server)));
+        let socket = match control(&config, observer.clone(), Arc::clone(&server)) {
+            Ok(socket) => socket,
+            Err(error) => {
+                super::complain(&error.into());
+                complain_of_all(take(&server).map(Server::stop).unwrap_or_default());
+                return Ok(ExitCode::from(COULD_NOT_TELL));
+            }
+        };
         notify(&[NotifyState::Ready]);
         for signal in signals.forever() {
             match signal {
-                SIGHUP => self.reload(&mut server, log_level),
-                SIGUSR1 => log_status(&server.status()),
+                SIGHUP => {
+                    if let Some(server) = lock(&server).as_mut() {
+                        self.reload(server, log_level);
+                    }
+                }
+                SIGUSR1 => log_status(&observer.status()),
                 _ => break,
             }
         }
@@ -70,14 +83,15 @@ impl ServeCmd {
             signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&armed))
                 .context("cannot catch signals")?;
         }
-        let errors = server.stop();
+        if let Some(socket) = socket {
+            socket.close();
+        }
+        let errors = take(&server).map(Server::stop).unwrap_or_default();
         if errors.is_empty() {
             log::info!("stopped: all that was accepted is durable");
             return Ok(ExitCode::SUCCESS);
         }
-        for error in errors {
-            super::complain(&error.into());
-        }
+        complain_of_all(errors);
         Ok(ExitCode::from(NO))
     }
 
@@ -109,6 +123,42 @@ impl ServeCmd {
             }
         }
         notify(&[NotifyState::Ready]);
+    }
+}
+
+/// The socket by which the server is controlled. One that the configuration does not ask for is done
+/// without where it cannot be: serving matters more.
+fn control(
+    config: &ServerConfig,
+    observer: Observer,
+    server: SharedServer,
+) -> Result<Option<ControlSocket>, ControlError> {
+    let path = config.control_socket();
+    match ControlSocket::open(&path, observer, server) {
+        Ok(socket) => {
+            log::info!("listening at {}", path.display());
+            Ok(Some(socket))
+        }
+        Err(error) if config.control_socket.is_none() => {
+            log::error!("{:#}", anyhow::Error::from(error));
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn lock(server: &SharedServer) -> MutexGuard<'_, Option<Server>> {
+    server.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes the server away from everybody else.
+fn take(server: &SharedServer) -> Option<Server> {
+    lock(server).take()
+}
+
+fn complain_of_all(errors: Vec<ServerError>) {
+    for error in errors {
+        super::complain(&error.into());
     }
 }
 
