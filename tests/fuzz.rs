@@ -30,6 +30,8 @@ mod engine;
 mod frame;
 #[path = "fuzz_bodies/identify.rs"]
 mod identify;
+#[path = "fuzz_bodies/index_run.rs"]
+mod index_run;
 #[path = "fuzz_bodies/journal.rs"]
 mod journal;
 #[cfg(feature = "cas")]
@@ -61,10 +63,12 @@ const BODIES: &[(&str, Body)] = &[
     ("archive_pack", archive_pack::run),
     #[cfg(feature = "cas")]
     ("archive_root", archive_root::run),
+const BODIES: [(&str, Body); 9] = [
     ("config", config::run),
     ("engine", engine::run),
     ("frame", frame::run),
     ("identify", identify::run),
+    ("index_run", index_run::run),
     ("journal", journal::run),
     #[cfg(feature = "cas")]
     ("node", node::run),

@@ -258,11 +258,14 @@ impl Entry {
 }
 
 #[cfg(test)]
+pub(super) use tests::OCTETS;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     /// Of a run that covers the packs 1 and 2, laid out by hand from `docs/formats.md`.
-    pub(super) const OCTETS: [u8; HEADER] = {
+    pub(in super::super) const OCTETS: [u8; HEADER] = {
         let mut octets = [0; HEADER];
         octets.split_at_mut(60).0.copy_from_slice(&[
             0x41, 0x6f, 0x45, 0x69, 0x6e, 0x64, 0x65, 0x78, // AoEindex

@@ -428,6 +428,59 @@ fn small_run() -> (MemRuns, String, Vec<(ContentId, Location)>) {
     (runs, run_name((0, 1)), entries)
 }
 
+fn built(packs: (u32, u32), entries: &[Entry]) -> Vec<u8> {
+    let runs = MemRuns::new();
+    let name = run_name(packs);
+    let store = StoreId(std::array::from_fn(|n| u8::try_from(n).unwrap()));
+    let count = entries.len() as u64;
+    let mut run = RunBuilder::new(runs.create(&name).unwrap(), store, packs, count).unwrap();
+    entries.iter().for_each(|entry| run.push(entry).unwrap());
+    run.publish().unwrap();
+    runs.octets(&name).unwrap()
+}
+
+/// The example of `docs/formats.md`.
+#[test]
+fn a_run_is_these_octets() {
+    let key = |first: u8| ContentId(std::array::from_fn(|n| first + u8::try_from(n).unwrap()));
+    let entry = |first, pack, offset, len| {
+        let place = FramePlace { offset, len };
+        Entry { id: key(first), location: Location { pack, place } }
+    };
+    let octets = built((1, 2), &[entry(0x10, 1, 80, 4136), entry(0x90, 2, 8192, 51)]);
+    let mut wanted = vec![0; 8200];
+    wanted[..128].copy_from_slice(&format::OCTETS);
+    for (at, octets) in [
+        (133, &[0x80, 0x44, 0x44, 0x02][..]), // the bits of both keys
+        (163, &[0x80, 0x88, 0x88, 0x04]),     //
+        (188, &[0x55, 0x37, 0x4d, 0x50]),     // checksum of the block
+        (4096, &key(0x10).0),                 // a key
+        (4128, &[1, 0, 0, 0, 0x50, 0, 0, 0, 0x28, 0x10]), // in pack 1, from octet 80 on, 4136
+        (4144, &key(0x90).0),                 // another
+        (4176, &[2, 0, 0, 0, 0, 0x20, 0, 0, 0x33]), // in pack 2, from octet 8192 on, 51
+        (8188, &[0x7d, 0xd7, 0xc4, 0xfc]),    // checksum of the page
+        (8192, &[0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17]), // the first key of the page
+    ] {
+        wanted[at..at + octets.len()].copy_from_slice(octets);
+    }
+    assert!(octets == wanted, "{octets:02x?}");
+}
+
+/// The checksum is that of what another program wrote by `docs/formats.md`.
+#[test]
+fn a_run_of_several_blocks_and_pages_is_as_documented() {
+    let octet = |number: u32, at: u32| (number * 167 + at * number * 13 + at).to_le_bytes()[0];
+    let entry = |pack: u32| {
+        let place = FramePlace { offset: pack * 3, len: pack * 5 };
+        let key = std::array::from_fn(|at| octet(pack, u32::try_from(at).unwrap()));
+        Entry { id: ContentId(key), location: Location { pack, place } }
+    };
+    let mut entries: Vec<Entry> = (0..200).map(entry).collect();
+    entries.sort_unstable_by_key(|entry| entry.id);
+    let octets = built((0, 199), &entries);
+    assert_eq!((octets.len(), crc32c::crc32c(&octets)), (16408, 0x5597_9bb7));
+}
+
 #[test]
 fn every_flipped_bit_is_found_or_harmless() {
     let (runs, name, entries) = small_run();
@@ -450,9 +503,9 @@ fn every_flipped_bit_is_found_or_harmless() {
             Err(error) => panic!("bit {bit}: {error}"),
         };
         if is_sound {
-            harmless += 1
+            harmless += 1;
         } else {
-            found += 1
+            found += 1;
         }
         // Others each time, so that each key meets many of the bits.
         for (id, location) in entries.iter().skip(bit % 13).step_by(13) {
@@ -525,7 +578,7 @@ fn what_others_wrote_is_refused_and_left_alone() {
             IndexError::UnknownFeatures { features: 1, .. } if at == 12 => {}
             error => panic!("{error}"),
         }
-        assert_eq!(runs.names(), [name.clone()]);
+        assert_eq!(runs.names(), std::slice::from_ref(&name));
     }
     // Unless somebody says so.
     runs.put("notes.txt", b"what is not a run is none of ours".to_vec());
