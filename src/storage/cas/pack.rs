@@ -731,7 +731,7 @@ mod tests {
     #[should_panic(expected = "longer than a blob")]
     fn a_pack_is_no_longer_than_a_blob() {
         let mut builder = PackBuilder::new(STORE, PackKind::Data, 0);
-        let block = [0xa5; 65536];
+        let block = vec![0xa5; 65536];
         while builder.frames() < 1024 {
             builder.push(FrameKind::Block, ContentId([0; 32]), Codec::Raw, 65536, &block);
         }
