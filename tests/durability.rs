@@ -65,10 +65,33 @@ fn read_all(net: &TestNet) -> Vec<u8> {
 /// Lets a server live and end several times in the midst of writes, each time as `end` does it, and
 /// looks each time at the image and at what the next server reads from it.
 fn nothing_acknowledged_is_lost(link: &str, end: impl Fn(&mut ServerProcess, &mut Stamper)) {
+    lives_and_deaths(link, false, end);
+}
+
+/// The same with a volume of an archive, which has no image to look at.
+fn nothing_acknowledged_of_an_archive_is_lost(
+    link: &str,
+    end: impl Fn(&mut ServerProcess, &mut Stamper),
+) {
+    lives_and_deaths(link, true, end);
+}
+
+fn lives_and_deaths(link: &str, is_archive: bool, end: impl Fn(&mut ServerProcess, &mut Stamper)) {
     let Some(net) = TestNet::new(MTU) else { return };
     let home = Home::new();
-    let config = home.server(net.a, link)
-        + &home.file_target(0, "image", &format!("size = \"{} B\"", UNITS * UNIT));
+    let size = format!("size = \"{} B\"", UNITS * UNIT);
+    let target = if is_archive {
+        // Commits all the time, in a journal that is used again and again.
+        home.archive_target(
+            0,
+            "archive",
+            &size,
+            "journal_size = \"1 MiB\"\ncommit_size = \"1 MiB\"",
+        )
+    } else {
+        home.file_target(0, "image", &size)
+    };
+    let config = home.server(net.a, link) + &target;
     let mut chance = Chance::new();
     let mut stamper = Stamper::new(packet_link(net.b), MAC_A, E1_0, UNITS, chance.clone());
     let mut server = ServerProcess::start_in(&home, &config);
@@ -82,12 +105,16 @@ fn nothing_acknowledged_is_lost(link: &str, end: impl Fn(&mut ServerProcess, &mu
         assert!(stamper.in_flight() > 0, "in mid-write");
         end(&mut server, &mut stamper);
         stamper.mourn();
-        let image = fs::read(home.path("image")).unwrap();
-        let faults = stamper.check(&image);
-        assert!(faults.is_empty(), "round {round}, the image: {faults:#?}");
+        let image = (!is_archive).then(|| fs::read(home.path("image")).unwrap());
+        if let Some(image) = &image {
+            let faults = stamper.check(image);
+            assert!(faults.is_empty(), "round {round}, the image: {faults:#?}");
+        }
         server = ServerProcess::start_in(&home, &config);
         let served = read_all(&net);
-        assert!(served == image, "round {round}: not what the image holds is served");
+        if let Some(image) = image {
+            assert!(served == image, "round {round}: not what the image holds is served");
+        }
         let faults = stamper.check(&served);
         assert!(faults.is_empty(), "round {round}, as served: {faults:#?}");
     }
@@ -120,6 +147,18 @@ fn kill_9_in_mid_write_loses_nothing_acknowledged_over_af_packet() {
 #[test]
 fn kill_9_in_mid_write_loses_nothing_acknowledged_over_pcap() {
     nothing_acknowledged_is_lost("pcap", kill);
+}
+
+#[cfg(feature = "cas")]
+#[test]
+fn kill_9_in_mid_write_loses_nothing_of_an_archive() {
+    nothing_acknowledged_of_an_archive_is_lost("af-packet", kill);
+}
+
+#[cfg(feature = "cas")]
+#[test]
+fn sigterm_in_mid_write_ends_cleanly_and_loses_nothing_of_an_archive() {
+    nothing_acknowledged_of_an_archive_is_lost("pcap", terminate);
 }
 
 #[test]

@@ -30,6 +30,7 @@ mod engine;
 mod frame;
 #[path = "fuzz_bodies/identify.rs"]
 mod identify;
+#[cfg(feature = "cas")]
 #[path = "fuzz_bodies/index_run.rs"]
 mod index_run;
 #[path = "fuzz_bodies/journal.rs"]
@@ -63,11 +64,11 @@ const BODIES: &[(&str, Body)] = &[
     ("archive_pack", archive_pack::run),
     #[cfg(feature = "cas")]
     ("archive_root", archive_root::run),
-const BODIES: [(&str, Body); 9] = [
     ("config", config::run),
     ("engine", engine::run),
     ("frame", frame::run),
     ("identify", identify::run),
+    #[cfg(feature = "cas")]
     ("index_run", index_run::run),
     ("journal", journal::run),
     #[cfg(feature = "cas")]

@@ -6,7 +6,7 @@
 #[path = "storage/loop_device.rs"]
 mod loop_device;
 
-use aoe_server::storage::cas::TreeBench;
+use aoe_server::storage::cas::{CasStore, StoreOptions, TreeBench, VolumeOptions};
 use aoe_server::storage::file::{FileOptions, FileStorage};
 use aoe_server::storage::journal::{FileJournal, JournalOptions};
 use aoe_server::storage::{Accepted, BlockStorage, Ready, Ticket};
@@ -34,10 +34,29 @@ fn hot_reads_and_writes_that_are_journalled_allocate_nothing() {
     hot_reads_and_writes(FileOptions { journal: Some(journal), ..FileOptions::default() });
 }
 
+/// Its blocks are in the overlay all the time: memory for those is taken when they are written first.
+#[test]
+fn hot_reads_and_writes_of_a_volume_allocate_nothing() {
+    check_that_they_are_counted();
+    let dir = tempfile::TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (store, _) = CasStore::open(dir.path(), &StoreOptions::default()).unwrap();
+    let options = VolumeOptions { size: Some(Sectors(8192)), ..VolumeOptions::default() };
+    let mut disk = store.attach("disk", options).unwrap();
+    for lba in (0..8192).step_by(16) {
+        while disk.write(Lba(lba), &[0x5a; 16 * SECTOR_SIZE]).unwrap() == Accepted::Later {
+            disk.progress();
+        }
+    }
+    hot_turns(&mut disk);
+}
+
 fn hot_reads_and_writes(options: FileOptions) {
     let dir = tempfile::TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let options = FileOptions { size: Some(Sectors(8192)), ..options };
-    let mut disk = FileStorage::open(dir.path().join("image"), options).unwrap();
+    hot_turns(&mut FileStorage::open(dir.path().join("image"), options).unwrap());
+}
+
+fn hot_turns(disk: &mut impl BlockStorage) {
     let mut octets = vec![0xa5; 16 * SECTOR_SIZE];
     for lba in (0..8192).step_by(16) {
         while disk.read(Lba(lba), &mut octets).unwrap() == Ready::Later {

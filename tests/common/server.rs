@@ -121,6 +121,23 @@ impl Home {
         )
     }
 
+    /// A target in an archive in this directory; `more` are further lines about the volume, and
+    /// `of_store` about the archive.
+    pub(crate) fn archive_target(
+        &self,
+        slot: u8,
+        archive: &str,
+        more: &str,
+        of_store: &str,
+    ) -> String {
+        let path = self.path(archive);
+        format!(
+            "[[target]]\nshelf = 1\nslot = {slot}\nbackend = \"cas\"\n[target.cas]\n{more}\n\
+             [target.cas.blob_store]\ntype = \"file\"\npath = \"{}\"\n{of_store}\n",
+            path.display()
+        )
+    }
+
     /// Makes this directory, and all that is in it, usable by everybody.
     pub(crate) fn open_to_everybody(&self) {
         let everybody = Permissions::from_mode(0o777);

@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+#[cfg(feature = "cas")]
+mod archive;
 mod device;
 mod file;
 mod loop_device;

@@ -444,13 +444,15 @@ impl<M: Medium> Committer<M> {
             // What a front end still has stays in the journal.
             return self.is_clean() && self.released < last;
         }
-        if !self.volumes.values().any(VolumeState::is_dirty) {
-            return false;
-        }
         let reclaimer = &self.journal.reclaimer;
+        let crowded = reclaimer.waiting().len() * 2 >= reclaimer.geometry().segments as usize;
+        if !self.volumes.values().any(VolumeState::is_dirty) {
+            // What the last commit had taken may have come into the journal after it.
+            return crowded && self.releasable(&self.manifest).0 > 0;
+        }
         let budget = &self.shared.budget;
-        self.shared.dirty.load(Ordering::Relaxed) >= self.shared.commit_bytes
-            || reclaimer.waiting().len() * 2 >= reclaimer.geometry().segments as usize
+        crowded
+            || self.shared.dirty.load(Ordering::Relaxed) >= self.shared.commit_bytes
             || budget.used() * 2 > budget.limit()
             || now.since(self.last_commit) >= self.interval
     }

@@ -204,7 +204,7 @@ impl<M: Medium> Committer<M> {
 
     /// How many of the journal's segments are not needed beside `manifest`, and the last entry that is
     /// not.
-    fn releasable(&self, manifest: &Manifest) -> (usize, Sequence) {
+    pub(super) fn releasable(&self, manifest: &Manifest) -> (usize, Sequence) {
         let through = |number: &VolumeNumber| {
             let entry = manifest.volumes.iter().find(|entry| entry.number == *number);
             // What was written to a volume that is gone is gone, too.
