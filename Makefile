@@ -1,18 +1,21 @@
 # The commands of this project; what is longer than a line is in scripts/.
 .NOTPARALLEL:
-.PHONY: help run test lint doc nostd bench instructions compare fuzz setup
+.PHONY: help run test lint doc nostd bench instructions compare fuzz setup test-clients
 
 # For `make run`: where and what to serve for real. For `make instructions`: take them on.
 export INTERFACE CONFIG ACCEPT
 
 help: ## Tell what there is
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
 
 run: ## Show a disk served over raw Ethernet; INTERFACE=eth1 CONFIG=FILE serves for real
 	@scripts/run
 
 test: ## Install what tests need and run them all
 	@scripts/test
+
+test-clients: ## Try the Linux driver, iPXE and hostile wires and senders, in ten minutes
+	@scripts/test-clients
 
 lint: ## Check formatting and lints, for every set of features
 	@scripts/lint

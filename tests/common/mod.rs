@@ -1,5 +1,7 @@
 //! What several integration tests share.
 
+#[cfg(feature = "cli")]
+pub(crate) mod capture;
 pub(crate) mod net;
 #[cfg(feature = "cli")]
 pub(crate) mod server;

@@ -160,6 +160,16 @@ impl Switch {
     }
 }
 
+impl Switch {
+    /// Puts an interface for a virtual machine on the switch; tells its name.
+    pub(crate) fn add_tap(&self, mtu: usize) -> &'static str {
+        let name = "aoe-tap";
+        ip(&format!("tuntap add dev {name} mode tap"));
+        ip(&format!("link set {name} mtu {mtu} master aoe-br up"));
+        name
+    }
+}
+
 /// What the kernel has counted for an interface of the thread's namespace: frames received, and
 /// frames dropped on the way in and on the way out.
 pub(crate) fn interface_counters(name: &str) -> (u64, u64, u64) {

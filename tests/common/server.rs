@@ -40,7 +40,12 @@ pub(crate) fn as_nobody(program: &Path, capabilities: &str, args: &[&OsStr]) -> 
     of_this_thread(command, args)
 }
 
-fn of_this_thread(mut command: Command, args: impl IntoIterator<Item: AsRef<OsStr>>) -> Command {
+/// `command` with `args`, with nothing in its environment that would change what the program does, and
+/// killed when the thread that starts it ends.
+pub(crate) fn of_this_thread(
+    mut command: Command,
+    args: impl IntoIterator<Item: AsRef<OsStr>>,
+) -> Command {
     command.args(args).stdin(Stdio::null());
     for variable in ["AOE_SERVER_CONFIG", "AOE_SERVER_LOG", "JOURNAL_STREAM", "NOTIFY_SOCKET"] {
         command.env_remove(variable);

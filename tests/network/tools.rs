@@ -2,17 +2,15 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use aoe_server::link::LinkKind;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::station::pattern;
 use super::{PEER, SERVED};
-use crate::common::net::{MAC_A, MAC_B, PATIENCE, TestNet, within};
+use crate::common::capture::{Ran, Recorder, Session, installed, run};
+use crate::common::net::{MAC_A, MAC_B, TestNet};
 use crate::common::server::ServerProcess;
 
 /// A server with a disk of 8 MiB at e7.3.
@@ -34,40 +32,6 @@ fn serve(kind: LinkKind) -> ServerProcess {
         serial = "TOOLS-0001"
         "#
     ))
-}
-
-/// What a program printed, and its exit code; `None` for one that a signal ended.
-struct Ran {
-    out: String,
-    error: String,
-    code: Option<i32>,
-}
-
-/// Runs a program in the thread's network namespace, for some seconds at most.
-fn run(program: &str, args: &[&str]) -> Ran {
-    let output = Command::new("timeout")
-        .arg("20")
-        .arg(program)
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let text = |octets: Vec<u8>| String::from_utf8_lossy(&octets).into_owned();
-    Ran { out: text(output.stdout), error: text(output.stderr), code: output.status.code() }
-}
-
-/// Whether a program is there; where it is not, that is said aloud, and in CI a failure.
-fn installed(program: &str) -> bool {
-    let found = std::env::var_os("PATH").is_some_and(|path| {
-        std::env::split_paths(&path)
-            .chain(["/usr/sbin".into(), "/sbin".into()])
-            .any(|directory| directory.join(program).exists())
-    });
-    assert!(found || std::env::var_os("CI").is_none(), "{program} is not installed");
-    if !found {
-        println!("SKIPPED: {program} is not installed");
-    }
-    found
 }
 
 fn aoeping(args: &[&str]) -> Ran {
@@ -308,59 +272,6 @@ fn the_commands_tell_what_is_there_over_af_packet() {
     the_commands_tell_what_is_there(LinkKind::AfPacket);
 }
 
-/// How many sockets listen to every protocol, as a recorder's does.
-fn listeners() -> usize {
-    let table = fs::read_to_string("/proc/thread-self/net/packet").unwrap();
-    table.lines().filter(|line| line.split_whitespace().nth(3) == Some("0003")).count()
-}
-
-/// Records what goes by at the far end of the cable.
-struct Recorder(Child);
-
-impl Recorder {
-    fn start(file: &Path) -> Self {
-        let before = listeners();
-        let child = Command::new(env!("CARGO_BIN_EXE_aoe-server"))
-            .args(["record", PEER])
-            .arg(file)
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        assert!(within(PATIENCE, || listeners() > before), "the recorder does not listen");
-        Self(child)
-    }
-
-    fn end(mut self) {
-        kill(Pid::from_raw(self.0.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
-        let mut status = None;
-        within(PATIENCE, || {
-            status = self.0.try_wait().unwrap();
-            status.is_some()
-        });
-        assert!(status.is_some_and(|status| status.success()), "the recorder: {status:?}");
-    }
-}
-
-impl Drop for Recorder {
-    fn drop(&mut self) {
-        // It has ended, if all went well.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// What tshark finds in a capture: one line for each frame that `filter` holds for.
-fn tshark(capture: &Path, filter: &str, fields: &[&str]) -> Vec<String> {
-    let mut args = vec!["-n", "-2", "-r", capture.to_str().unwrap(), "-R", filter];
-    if !fields.is_empty() {
-        args.extend(["-T", "fields"]);
-        args.extend(fields.iter().flat_map(|field| ["-e", *field]));
-    }
-    let ran = run("tshark", &args);
-    assert_eq!(ran.code, Some(0), "{}", ran.error);
-    ran.out.lines().map(str::to_owned).collect()
-}
-
 fn tshark_finds_a_whole_conversation(kind: LinkKind) {
     if !installed("tshark") {
         return;
@@ -373,7 +284,7 @@ fn tshark_finds_a_whole_conversation(kind: LinkKind) {
     let data = pattern(7, 512);
     fs::write(&source, &data).unwrap();
 
-    let recorder = Recorder::start(Path::new(&capture));
+    let recorder = Recorder::start(PEER, Path::new(&capture));
     // By pcap, since what leaves an af-packet link is not seen on its own machine.
     let at = format!("-i {PEER} --link pcap");
     let lines = [
@@ -391,23 +302,11 @@ fn tshark_finds_a_whole_conversation(kind: LinkKind) {
     recorder.end();
     assert!(fs::read(&back).unwrap() == data, "other data came back");
 
-    let path = Path::new(&capture);
-    assert_eq!(tshark(path, "_ws.malformed", &[]), [""; 0]);
-    let requests = tshark(path, "aoe.cmd == 0 && aoe.response == 0", &["aoe.response_in"]);
+    let session = Session::read(Path::new(&capture));
     // 256 KiB there and back, 8 KiB at a time.
-    assert!(requests.len() >= 64, "only {} ATA requests", requests.len());
-    let unanswered = requests.iter().filter(|answer| answer.is_empty()).count();
-    assert_eq!(unanswered, 0, "of {} ATA requests", requests.len());
-    let configs = tshark(path, "aoe.cmd == 1 && aoe.response == 1", &["aoe.tag"]);
-    assert!(configs.len() >= 3, "{configs:?}");
-    let mut times: Vec<f64> = tshark(path, "aoe.time", &["aoe.time"])
-        .iter()
-        .map(|time| time.parse::<f64>().unwrap() * 1e6)
-        .collect();
-    assert_eq!(times.len(), requests.len());
-    times.sort_by(f64::total_cmp);
-    let [p50, p90, p99] = [50, 90, 99].map(|percent| times[(times.len() - 1) * percent / 100]);
-    println!("{kind}: {} ATA commands, p50 {p50:.0} us, p90 {p90:.0}, p99 {p99:.0}", times.len());
+    assert!(session.times_us.len() >= 64, "only {} ATA requests", session.times_us.len());
+    assert!(session.configs >= 3, "only {} config replies", session.configs);
+    println!("{kind}: {session}");
     assert!(server.terminate().success());
 }
 

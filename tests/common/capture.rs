@@ -1,0 +1,138 @@
+//! Other people's programs, and what they make of a session on the wire.
+
+#![allow(dead_code, reason = "each test program uses a part of this")]
+#![allow(clippy::print_stdout, reason = "what is skipped, or measured, is told")]
+
+use std::fmt::{self, Display, Formatter};
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::net::{PATIENCE, within};
+use super::server::PROGRAM;
+
+/// What a program printed, and its exit code; `None` for one that a signal ended.
+pub(crate) struct Ran {
+    pub(crate) out: String,
+    pub(crate) error: String,
+    pub(crate) code: Option<i32>,
+}
+
+/// Runs a program in the thread's network namespace, for some seconds at most.
+pub(crate) fn run(program: &str, args: &[&str]) -> Ran {
+    let output = Command::new("timeout")
+        .arg("20")
+        .arg(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = |octets: Vec<u8>| String::from_utf8_lossy(&octets).into_owned();
+    Ran { out: text(output.stdout), error: text(output.stderr), code: output.status.code() }
+}
+
+/// Whether a program is there; where it is not, that is said aloud, and in CI a failure.
+pub(crate) fn installed(program: &str) -> bool {
+    let found = std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path)
+            .chain(["/usr/sbin".into(), "/sbin".into()])
+            .any(|directory| directory.join(program).exists())
+    });
+    assert!(found || std::env::var_os("CI").is_none(), "{program} is not installed");
+    if !found {
+        println!("SKIPPED: {program} is not installed");
+    }
+    found
+}
+
+/// How many sockets listen to every protocol, as a recorder's does.
+fn listeners() -> usize {
+    let table = fs::read_to_string("/proc/thread-self/net/packet").unwrap();
+    table.lines().filter(|line| line.split_whitespace().nth(3) == Some("0003")).count()
+}
+
+/// Records what goes by.
+pub(crate) struct Recorder(Child);
+
+impl Recorder {
+    /// Starts to record what the interface called `name` carries.
+    pub(crate) fn start(name: &str, file: &Path) -> Self {
+        let before = listeners();
+        let child = Command::new(PROGRAM)
+            .args(["record", name])
+            .arg(file)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        assert!(within(PATIENCE, || listeners() > before), "the recorder does not listen");
+        Self(child)
+    }
+
+    /// Ends the record.
+    pub(crate) fn end(mut self) {
+        kill(Pid::from_raw(self.0.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        let mut status = None;
+        within(PATIENCE, || {
+            status = self.0.try_wait().unwrap();
+            status.is_some()
+        });
+        assert!(status.is_some_and(|status| status.success()), "the recorder: {status:?}");
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        // It has ended, if all went well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What tshark finds in a capture: one line for each frame that `filter` holds for.
+pub(crate) fn tshark(capture: &Path, filter: &str, fields: &[&str]) -> Vec<String> {
+    let mut args = vec!["-n", "-2", "-r", capture.to_str().unwrap(), "-R", filter];
+    if !fields.is_empty() {
+        args.extend(["-T", "fields"]);
+        args.extend(fields.iter().flat_map(|field| ["-e", *field]));
+    }
+    let ran = run("tshark", &args);
+    assert_eq!(ran.code, Some(0), "{}", ran.error);
+    ran.out.lines().map(str::to_owned).collect()
+}
+
+/// A session as tshark sees it: nothing malformed, no ATA request without its answer.
+pub(crate) struct Session {
+    /// How long each ATA command took, in microseconds, in order of that.
+    pub(crate) times_us: Vec<f64>,
+    /// Config replies.
+    pub(crate) configs: usize,
+}
+
+impl Session {
+    /// Makes sure of a recorded session.
+    pub(crate) fn read(capture: &Path) -> Self {
+        assert_eq!(tshark(capture, "_ws.malformed", &[]), [""; 0]);
+        let requests = tshark(capture, "aoe.cmd == 0 && aoe.response == 0", &["aoe.response_in"]);
+        let unanswered = requests.iter().filter(|answer| answer.is_empty()).count();
+        assert_eq!(unanswered, 0, "of {} ATA requests", requests.len());
+        let configs = tshark(capture, "aoe.cmd == 1 && aoe.response == 1", &["aoe.tag"]).len();
+        let times = tshark(capture, "aoe.time", &["aoe.time"]);
+        let mut times_us: Vec<f64> =
+            times.iter().map(|time| time.parse::<f64>().unwrap() * 1e6).collect();
+        assert_eq!(times_us.len(), requests.len());
+        times_us.sort_by(f64::total_cmp);
+        Self { times_us, configs }
+    }
+}
+
+impl Display for Session {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let times = &self.times_us;
+        let [p50, p90, p99] = [50, 90, 99].map(|percent| times[(times.len() - 1) * percent / 100]);
+        let count = times.len();
+        write!(f, "{count} ATA commands, p50 {p50:.0} us, p90 {p90:.0}, p99 {p99:.0}")
+    }
+}
