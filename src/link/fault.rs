@@ -95,6 +95,12 @@ impl<L: Link> FaultLink<L> {
         }
     }
 
+    /// Has other things happen from now on. What is held back stays so until it was to go on.
+    pub fn set_faults(&mut self, receive: Faults, send: Faults) {
+        self.receive.faults = receive;
+        self.send.faults = send;
+    }
+
     /// What happened to frames that were received.
     pub fn receive_faults(&self) -> FaultCounters {
         self.receive.counters
@@ -533,6 +539,17 @@ mod tests {
         assert_eq!(once, twice);
         assert_ne!(once[0].0, other[0].0);
         assert_ne!(once[0].0, once[1].0, "each direction has its own chance");
+    }
+
+    #[test]
+    fn faults_can_be_changed_on_the_way() {
+        let (mut faulty, mut plain) = pair(&FaultOptions::default());
+        assert_eq!(carry(&mut plain, &mut faulty, 50, 60).len(), 50);
+        let lost = Faults { drop: 1.0, ..Faults::default() };
+        faulty.set_faults(lost, Faults::default());
+        assert_eq!(carry(&mut plain, &mut faulty, 50, 60).len(), 0);
+        assert_eq!(carry(&mut faulty, &mut plain, 50, 60).len(), 50);
+        assert_eq!(faulty.receive_faults().dropped, 50);
     }
 
     #[test]

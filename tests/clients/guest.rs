@@ -11,7 +11,7 @@ const END: &str = "\n@@";
 /// How long a machine may take to boot; a busy host makes some ten seconds of it.
 const BOOT: Duration = Duration::from_secs(90);
 /// How long a command may take if nobody says otherwise.
-const USUAL: Duration = Duration::from_secs(60);
+const USUAL: Duration = Duration::from_mins(1);
 
 /// How a command ended.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(crate) struct Ran {
 pub(crate) struct Guest {
     machine: Machine,
     directory: TempDir,
+    /// How long a command may take if nobody says otherwise.
+    pub(crate) patience: Duration,
     /// What it calls itself.
     pub(crate) release: String,
 }
@@ -55,7 +57,7 @@ impl Guest {
                 "stdio",
             ],
         );
-        let mut guest = Self { machine, directory, release: String::new() };
+        let mut guest = Self { machine, directory, patience: USUAL, release: String::new() };
         let Some(_) = guest.machine.hear("@@ready ", BOOT) else {
             panic!("the machine does not boot; its console:\n{}", guest.console());
         };
@@ -87,7 +89,7 @@ impl Guest {
     /// Runs a command, however it ends.
     pub(crate) fn attempt(&mut self, command: &str) -> Ran {
         self.begin(command);
-        self.end(USUAL)
+        self.end(self.patience)
     }
 
     /// Runs a command that has to succeed, and hands out what it wrote.

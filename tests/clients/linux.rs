@@ -14,12 +14,12 @@ use crate::steps::Steps;
 /// Sectors of e1.0 after it has grown.
 const GROWN: u64 = SECTORS + (32 << 11);
 /// How long anything may take in which the server is away for a while.
-const INTERRUPTED: Duration = Duration::from_secs(120);
+const INTERRUPTED: Duration = Duration::from_mins(2);
 /// Frames after which a load is certainly under way.
 const UNDER_WAY: u64 = 800;
 
 /// The disk.
-const DISK: &str = "/dev/etherd/e1.0";
+pub(crate) const DISK: &str = "/dev/etherd/e1.0";
 
 /// Odd numbers of sectors, each in one piece past the page cache, at both ends of the disk.
 fn transfer_odd_lengths(scene: &Scene, guest: &mut Guest) -> String {
@@ -48,7 +48,7 @@ fn transfer_odd_lengths(scene: &Scene, guest: &mut Guest) -> String {
 }
 
 /// Writes at odd places, read back and verified by checksums.
-fn verify_by_fio(guest: &mut Guest) -> String {
+pub(crate) fn verify_by_fio(guest: &mut Guest) -> String {
     for load in [
         "--rw=randwrite --bs=1536 --offset=512 --size=2m",
         "--rw=write --bs=256k --offset=8m --size=8m",
@@ -63,7 +63,7 @@ fn verify_by_fio(guest: &mut Guest) -> String {
 }
 
 /// Makes a file system with many files, of which there are checksums in it and beside it.
-fn make_file_system(guest: &mut Guest) -> String {
+pub(crate) fn make_file_system(guest: &mut Guest) -> String {
     guest.run(&format!("mke2fs -q -F -t ext4 {DISK}"));
     guest.run(&format!("mount -t ext4 {DISK} /mnt && mkdir /mnt/many"));
     guest.run("head -c 1500000 /dev/urandom >/tmp/blob");
@@ -77,7 +77,7 @@ fn make_file_system(guest: &mut Guest) -> String {
 }
 
 /// Reads all files again from the target.
-fn checksums_hold(guest: &mut Guest) {
+pub(crate) fn checksums_hold(guest: &mut Guest) {
     guest.run("sync && echo 3 >/proc/sys/vm/drop_caches && cd /mnt && sha256sum -s -c sums");
 }
 

@@ -14,5 +14,7 @@ mod common;
 mod guest;
 mod linux;
 mod machine;
+mod relay;
 mod scene;
 mod steps;
+mod wire;

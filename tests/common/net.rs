@@ -161,6 +161,14 @@ impl Switch {
 }
 
 impl Switch {
+    /// Takes the server's cable off the switch; tells the two interfaces between which frames have to be
+    /// carried from now on: the one at the server's end, and the one at the switch's.
+    pub(crate) fn cut(&self, mtu: usize) -> (&'static str, &'static str) {
+        let (name, _) = self.add_interface(mtu);
+        ip(&format!("link set {} nomaster", self.net.b));
+        (self.net.b, name)
+    }
+
     /// Puts an interface for a virtual machine on the switch; tells its name.
     pub(crate) fn add_tap(&self, mtu: usize) -> &'static str {
         let name = "aoe-tap";
