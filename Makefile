@@ -1,9 +1,10 @@
 # The commands of this project; what is longer than a line is in scripts/.
 .NOTPARALLEL:
-.PHONY: help run test lint doc nostd bench instructions compare fuzz setup test-clients
+.PHONY: help run test lint doc nostd bench instructions compare fuzz setup test-clients soak-server
 
-# For `make run`: where and what to serve for real. For `make instructions`: take them on.
-export INTERFACE CONFIG ACCEPT
+# For `make run`: where and what to serve for real. For `make instructions`: take them on. For
+# `make soak-server`: how long.
+export INTERFACE CONFIG ACCEPT MINUTES
 
 help: ## Tell what there is
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -16,6 +17,9 @@ test: ## Install what tests need and run them all
 
 test-clients: ## Try the Linux driver, iPXE and hostile wires and senders, in ten minutes
 	@scripts/test-clients
+
+soak-server: ## Load a server, restart it and cut its wire for MINUTES=10, and verify every sector
+	@scripts/soak-server
 
 lint: ## Check formatting and lints, for every set of features
 	@scripts/lint
@@ -36,7 +40,7 @@ instructions: ## Count the instructions of a frame; ACCEPT=1 takes changed count
 compare: ## Measure against vblade and the limit of the wire; scripts/compare --help
 	@scripts/compare
 
-fuzz: ## Fuzz each parser for a minute; needs cargo-fuzz
+fuzz: ## Fuzz each parser in turn until Ctrl-C; scripts/fuzz SECONDS does so once
 	@scripts/fuzz
 
 setup: ## Install what is missing for all of these

@@ -164,8 +164,7 @@ fn linux_driver(case: Case) {
     steps.step("live resize, aoe-revalidate", || grow(&mut scene, &mut guest));
     steps.step("read-only target", || read_only(&mut guest));
     steps.step("restart", || {
-        scene.end();
-        scene.start();
+        scene.restart();
         checksums_hold(&mut guest);
         "checksums hold".into()
     });

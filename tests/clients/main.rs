@@ -16,5 +16,7 @@ mod linux;
 mod machine;
 mod relay;
 mod scene;
+mod sender;
+mod soak;
 mod steps;
 mod wire;

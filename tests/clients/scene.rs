@@ -4,12 +4,16 @@ use std::fs::{self, OpenOptions};
 use std::path::Path;
 use std::time::Duration;
 
+use aoe_server::client::Range;
 use aoe_server::link::LinkKind;
+use aoe_server::protocol::Address;
+use aoe_server::units::{Lba, Sectors};
 use nix::sys::signal::Signal;
 
 use crate::common::capture::run;
 use crate::common::net::Switch;
-use crate::common::server::{Home, ServerProcess};
+use crate::common::server::{Home, ServerProcess, client};
+use crate::common::stamper::{UNIT, UNIT_SECTORS};
 
 /// Sectors of e1.0: an odd number of them.
 pub(crate) const SECTORS: u64 = (64 << 11) + 3;
@@ -92,30 +96,43 @@ pub(crate) struct Scene {
     pub(crate) switch: Switch,
     home: Home,
     server: Option<ServerProcess>,
+    /// Further targets.
+    more: String,
 }
 
 impl Scene {
     /// Starts a server that exports a disk of zeros as e1.0, and a read-only one as e1.1.
     pub(crate) fn new(case: Case, stations: u8) -> Option<Self> {
+        Self::with(case, stations, |_| String::new())
+    }
+
+    /// The same, with what else `more` makes of the switch.
+    pub(crate) fn with(
+        case: Case,
+        stations: u8,
+        more: impl FnOnce(&Switch) -> String,
+    ) -> Option<Self> {
         let switch = Switch::new(case.mtu, stations)?;
         let home = Home::new();
         (case.backend.resize)(&home, SECTORS);
         make_read_only_image(&home);
-        let mut scene = Self { case, switch, home, server: None };
+        let more = more(&switch);
+        let mut scene = Self { case, switch, home, server: None, more };
         scene.start();
         Some(scene)
     }
 
     fn config(&self) -> String {
         let Case { backend, link, .. } = self.case;
-        format!(
+        let text = format!(
             "[server]\ninterface = \"{}\"\nlink = \"{link}\"\nstate_dir = \"{{dir}}/state\"\n\
              probe_ms = 50\n{}\n\
              [[target]]\nshelf = 1\nslot = 0\n{}\n\
              [[target]]\nshelf = 1\nslot = 1\nbackend = \"file\"\npath = \"{{dir}}/{READ_ONLY}\"\n\
-             read_only = true\n",
-            self.switch.net.a, backend.server, backend.target
-        )
+             read_only = true\n{}",
+            self.switch.net.a, backend.server, backend.target, self.more
+        );
+        text.replace("{dir}", self.path("").to_str().expect("a path of text"))
     }
 
     /// Starts the server, which was ended or killed.
@@ -142,6 +159,19 @@ impl Scene {
         self.server.take().expect("it was started").kill();
         std::thread::sleep(outage);
         self.start();
+    }
+
+    /// Ends the server in good order, and starts it again.
+    pub(crate) fn restart(&mut self) {
+        self.end();
+        self.start();
+    }
+
+    /// Changes the further targets while all are served.
+    pub(crate) fn reload(&mut self, more: String) {
+        self.more = more;
+        let config = self.config();
+        self.server().reload(&config);
     }
 
     /// Makes e1.0 so many sectors long while it is served.
@@ -193,4 +223,16 @@ fn make_read_only_image(home: &Home) {
         shell(&format!("mke2fs -q -t ext4 -d {content} {image} 4M 2>&1"));
     };
     make(&home.path(READ_ONLY));
+}
+
+/// What the first `units` of a target hold, as the station called `station` reads them.
+pub(crate) fn read_units(station: &str, address: Address, units: usize) -> Vec<u8> {
+    let mut client = client(station);
+    let disk = client.open(address).unwrap();
+    let count = Sectors((units * UNIT_SECTORS) as u64);
+    let mut octets = Vec::new();
+    let range = Range { disk: &disk, lba: Lba(0), count, depth: 16 };
+    client.read(&range, &mut octets, &mut |_| ()).unwrap();
+    assert_eq!(octets.len(), units * UNIT);
+    octets
 }

@@ -6,19 +6,17 @@
 
 use std::time::Duration;
 
-use aoe_server::client::Range;
 use aoe_server::link::LinkKind;
 use aoe_server::link::fault::{FaultCounters, Faults};
 use aoe_server::protocol::Address;
-use aoe_server::units::{Lba, Sectors};
 
 use crate::common::net::{MAC_A, PATIENCE};
-use crate::common::server::{client, packet_link};
-use crate::common::stamper::{Chance, Stamper, UNIT, UNIT_SECTORS};
+use crate::common::server::packet_link;
+use crate::common::stamper::{Chance, Stamper};
 use crate::guest::Guest;
 use crate::linux::{DISK, checksums_hold, make_file_system, verify_by_fio};
 use crate::relay::{Relay, Wire};
-use crate::scene::{Case, FILE, JOURNALLED, Scene};
+use crate::scene::{Case, FILE, JOURNALLED, Scene, read_units};
 use crate::steps::Steps;
 
 const E1_0: Address = Address { shelf: 1, slot: 0 };
@@ -50,18 +48,6 @@ fn counted(counters: [FaultCounters; 2]) -> String {
     )
 }
 
-/// What e1.0 holds, as it is read over a wire without faults.
-fn read_units(station: &str) -> Vec<u8> {
-    let mut client = client(station);
-    let disk = client.open(E1_0).unwrap();
-    let count = Sectors((UNITS * UNIT_SECTORS) as u64);
-    let mut octets = Vec::new();
-    let range = Range { disk: &disk, lba: Lba(0), count, depth: 16 };
-    client.read(&range, &mut octets, &mut |_| ()).unwrap();
-    assert_eq!(octets.len(), UNITS * UNIT);
-    octets
-}
-
 /// Writes and reads over a wire with `faults`, each read verified, and at the end every sector.
 fn every_sector_holds(case: Case) {
     let Some(mut scene) = Scene::new(case, 1) else { return };
@@ -78,7 +64,7 @@ fn every_sector_holds(case: Case) {
         stamper.finish();
         relay.change(Wire::default());
         assert_eq!(stamper.failures, []);
-        let faults = stamper.check(&read_units(&station));
+        let faults = stamper.check(&read_units(&station, E1_0, UNITS));
         assert!(faults.is_empty(), "{faults:#?}");
         let Stamper { acknowledged, confirmed, .. } = stamper;
         format!("{acknowledged} writes, {confirmed} reads, none wrong; {}", counted(relay.end()))
@@ -100,7 +86,7 @@ fn damage_does_not_stop_it(case: Case) {
         stamper.run(PATIENCE, |stamper| stamper.acknowledged >= WRITES);
         relay.change(Wire::default());
         stamper.finish();
-        read_units(&station);
+        read_units(&station, E1_0, UNITS);
         assert!(scene.server().is_running());
         let wrong = stamper.failures.len();
         let counters = counted(relay.end());

@@ -19,6 +19,7 @@ mod receive;
 mod report;
 mod segment;
 mod sharing;
+mod stale;
 mod station;
 mod tools;
 mod transfer;

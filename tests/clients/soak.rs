@@ -1,0 +1,218 @@
+//! A server that is used for long: by several clients at once, while it is reloaded, restarted, killed
+//! and cut off, with every sector verified and an eye on what it takes from its machine.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use aoe_server::client::Client;
+use aoe_server::clock::{Instant, now};
+use aoe_server::link::LinkKind;
+use aoe_server::protocol::Address;
+
+use crate::common::net::{MAC_A, PATIENCE, within};
+use crate::common::server::{ServerProcess, client, mem_target, packet_link};
+use crate::common::stamper::{Chance, Stamper};
+use crate::scene::{Case, JOURNALLED, Scene, read_units};
+use crate::sender::process_number;
+
+/// The targets that are written to, each by a client of its own.
+const SLOTS: [u8; 3] = [0, 2, 3];
+/// Units that each client writes again and again: two MiB.
+const UNITS: usize = 2048;
+/// How many servers live one after the other; every other one is killed.
+const LIVES: u32 = 4;
+/// How long the cable is cut off.
+const CUT: Duration = Duration::from_millis(300);
+/// Memory that one life may gain after its first third, in KiB.
+const GROWTH_KIB: u64 = 2048;
+
+/// What a server takes from its machine.
+#[derive(Debug, Clone, Copy)]
+struct Takes {
+    memory_kib: u64,
+    threads: u64,
+    descriptors: usize,
+}
+
+impl Takes {
+    fn of(server: &ServerProcess) -> Self {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
+        Self {
+            memory_kib: process_number(server, "RssAnon"),
+            threads: process_number(server, "Threads"),
+            descriptors,
+        }
+    }
+
+    /// Makes sure that no more is taken than before.
+    fn not_beyond(&self, before: &Self) {
+        assert!(self.memory_kib <= before.memory_kib + GROWTH_KIB, "{before:?}, then {self:?}");
+        assert_eq!((self.threads, self.descriptors), (before.threads, before.descriptors));
+    }
+}
+
+/// How often what was done to the server.
+#[derive(Debug, Default)]
+struct Done {
+    reloads: u32,
+    cuts: u32,
+    settings: u32,
+    restarts: u32,
+    kills: u32,
+}
+
+/// A client that writes and reads until it is stopped.
+struct Load {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Stamper>>,
+}
+
+impl Load {
+    fn start(scene: &Scene) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut chance = Chance::new();
+        let threads = SLOTS.into_iter().zip(&scene.switch.stations).map(|(slot, station)| {
+            let address = Address { shelf: 1, slot };
+            chance.next();
+            let link = packet_link(&station.0);
+            let mut stamper = Stamper::new(link, MAC_A, address, UNITS, chance.clone());
+            stamper.read_percent = 20 + 20 * u64::from(slot);
+            let stopped = Arc::clone(&stop);
+            std::thread::spawn(move || work(stamper, &stopped))
+        });
+        let threads = threads.collect();
+        Self { stop, threads }
+    }
+
+    /// Stops all clients; hands out what they know of their disks.
+    fn end(self) -> Vec<Stamper> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "others want the processor, too")]
+fn work(mut stamper: Stamper, stop: &AtomicBool) -> Stamper {
+    while !stop.load(Ordering::Relaxed) {
+        stamper.turn();
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    stamper.finish();
+    stamper
+}
+
+/// The further targets that are always there.
+fn lasting() -> String {
+    SLOTS[1..].iter().fold(String::new(), |text, slot| {
+        text + &format!(
+            "[[target]]\nshelf = 1\nslot = {slot}\nbackend = \"file\"\n\
+             path = \"{{dir}}/disk-{slot}\"\nsize = \"8 MiB\"\n"
+        )
+    })
+}
+
+/// One of the things that are done to a server all the time.
+#[allow(clippy::disallowed_methods, reason = "a cable is cut off for a while")]
+fn disturb(scene: &mut Scene, watcher: &mut Client, round: u32, done: &mut Done) {
+    let passing = Address { shelf: 1, slot: 9 };
+    match round % 4 {
+        0 | 1 => {
+            let there = round.is_multiple_of(4);
+            let more = if there { mem_target(passing.slot, "1 MiB", "") } else { String::new() };
+            scene.reload(lasting() + &more);
+            let short = Duration::from_millis(100);
+            let seen = within(PATIENCE, || {
+                watcher.discover(passing, short, false).unwrap().is_empty() != there
+            });
+            assert!(seen, "the reload has no effect:\n{}", scene.server().log());
+            done.reloads += 1;
+        }
+        2 => {
+            let net = &scene.switch.net;
+            net.down(net.b);
+            std::thread::sleep(CUT);
+            net.up(net.b);
+            done.cuts += 1;
+        }
+        _ => {
+            let text = format!("round {round}");
+            let e1_0 = Address { shelf: 1, slot: 0 };
+            watcher.set_config_string(e1_0, text.as_bytes(), true).unwrap();
+            assert_eq!(watcher.config_string(e1_0).unwrap().as_slice(), text.as_bytes());
+            done.settings += 1;
+        }
+    }
+}
+
+/// One life of a server, until `end`.
+#[allow(clippy::disallowed_methods, reason = "most of the time nothing is done to it")]
+fn live(scene: &mut Scene, watcher: &mut Client, end: Instant, done: &mut Done) -> [Takes; 2] {
+    let start = now();
+    let warm = start.after(end.since(start) / 3);
+    let (mut before, mut round) = (None, 0);
+    loop {
+        disturb(scene, watcher, round, done);
+        round += 1;
+        std::thread::sleep(Duration::from_millis(500));
+        // Always with the same targets there.
+        if !round.is_multiple_of(4) {
+            continue;
+        }
+        let takes = Takes::of(scene.server());
+        if now() >= end {
+            return [before.unwrap_or(takes), takes];
+        }
+        if now() >= warm && before.is_none() {
+            before = Some(takes);
+        }
+    }
+}
+
+fn soak(case: Case, whole: Duration) {
+    let stations = u8::try_from(SLOTS.len() + 1).unwrap();
+    let Some(mut scene) = Scene::with(case, stations, |_| lasting()) else { return };
+    println!("soak: {} s over {}, MTU {}, {SLOTS:?}", whole.as_secs(), case.link, case.mtu);
+    let mut watcher = client(&scene.switch.stations[SLOTS.len()].0);
+    let load = Load::start(&scene);
+    let (mut done, start) = (Done::default(), now());
+    for life in 1..=LIVES {
+        let end = start.after(whole * life / LIVES);
+        let [before, after] = live(&mut scene, &mut watcher, end, &mut done);
+        println!("life {life}: {before:?}\n     to {after:?}");
+        after.not_beyond(&before);
+        if life.is_multiple_of(2) {
+            scene.crash(Duration::from_millis(100));
+            done.kills += 1;
+        } else {
+            scene.restart();
+            done.restarts += 1;
+        }
+    }
+    let stampers = load.end();
+    println!("{done:?}");
+    for (slot, mut stamper) in SLOTS.into_iter().zip(stampers) {
+        let address = Address { shelf: 1, slot };
+        let Stamper { acknowledged, confirmed, longest_gap, .. } = stamper;
+        println!(
+            "{address}: {acknowledged} writes acknowledged, {confirmed} reads verified, longest wait \
+             {longest_gap:.1?}"
+        );
+        assert_eq!(stamper.failures, []);
+        let faults = stamper.check(&read_units(&scene.switch.stations[0].0, address, UNITS));
+        assert!(faults.is_empty(), "{address}: {faults:#?}");
+    }
+    scene.end();
+    println!("every sector is as it was acknowledged; nothing has grown");
+}
+
+#[test]
+#[ignore = "takes as long as it is told: make soak-server MINUTES=10"]
+fn soak_server() {
+    let minutes = std::env::var("MINUTES").unwrap_or_default();
+    let minutes: f64 = minutes.parse().expect("MINUTES is a number");
+    let case = Case { backend: &JOURNALLED, link: LinkKind::AfPacket, mtu: 9000 };
+    soak(case, Duration::from_secs_f64(minutes * 60.0));
+}
