@@ -38,6 +38,18 @@ fn af_packet(name: &str, opts: Opts) -> Result<Box<dyn Link>, OpenError> {
     Ok(Box::new(AfPacketLink::open(name, &options)?))
 }
 
+/// Without a ring, as when one would take too much memory.
+fn socket_queue(name: &str, opts: Opts) -> Result<Box<dyn Link>, OpenError> {
+    let Opts { promiscuous, receive_buffer_bytes } = opts;
+    let options = AfPacketOptions {
+        promiscuous,
+        receive_buffer_bytes,
+        ring: false,
+        ..AfPacketOptions::default()
+    };
+    Ok(Box::new(AfPacketLink::open(name, &options)?))
+}
+
 fn pcap(name: &str, opts: Opts) -> Result<Box<dyn Link>, OpenError> {
     let Opts { promiscuous, receive_buffer_bytes } = opts;
     let options = PcapOptions { promiscuous, receive_buffer_bytes, ..PcapOptions::default() };
@@ -550,10 +562,11 @@ fn holds(open: Open, bytes_of_one: usize) {
 #[test]
 fn a_packet_socket_holds_as_many_frames_as_it_is_sized_for() {
     holds(af_packet, AfPacketOptions::FRAME_BYTES);
+    holds(socket_queue, AfPacketOptions::FRAME_BYTES);
 }
 
 #[test]
-fn a_ring_holds_as_many_frames_as_it_is_sized_for() {
+fn a_ring_of_libpcap_holds_as_many_frames_as_it_is_sized_for() {
     holds(pcap, PcapOptions::FRAME_BYTES);
 }
 
@@ -561,6 +574,9 @@ macro_rules! for_each_live_link {
     ($($test:ident,)*) => {
         mod af_packet {
             $(#[test] fn $test() { super::$test(super::af_packet); })*
+        }
+        mod socket_queue {
+            $(#[test] fn $test() { super::$test(super::socket_queue); })*
         }
         mod pcap {
             $(#[test] fn $test() { super::$test(super::pcap); })*

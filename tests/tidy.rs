@@ -48,7 +48,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const UNSAFE_ALLOWED: &[&str] = &[
     "benches/compare/answerer.rs",
     "examples/",
-    "src/link/af_packet.rs",
+    "src/link/af_packet",
     "src/link/interface.rs",
     "src/storage/aligned.rs",
     "src/storage/cas/index/map.rs",

@@ -1,7 +1,8 @@
 //! Linux packet sockets: the fast link.
 //!
-//! Whole bursts cross in one `recvmmsg` or `sendmmsg`, straight between the kernel and the
-//! caller's buffers. The kernel filters: other protocols, frames with a VLAN tag, and unless the
+//! Received frames lie in a ring in memory that is shared with the kernel (`ring`), from where a burst
+//! is copied to the caller's buffers without a system call. Where there is none, `recvmmsg` fetches
+//! a burst. One is sent by `sendmmsg`. The kernel filters: other protocols, frames with a VLAN tag, and unless the
 //! link is promiscuous frames to other stations never reach the process. (A tagged frame is
 //! another network's: the kernel takes the tag off, so that without the filter we would see it as
 //! an untagged one, and answer into the wrong network. A tag for VLAN 0 says only how urgent a
@@ -19,6 +20,8 @@
     reason = "small counts, sizes and constants, for which C has narrower types than Rust"
 )]
 
+mod ring;
+
 use core::fmt;
 use std::io;
 use std::mem;
@@ -32,6 +35,7 @@ use rustix::net::sockopt::{
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
+use self::ring::{Fetched, Ring};
 use super::interface::{OpenError, State, set_option};
 use super::watch::Watch;
 use super::{
@@ -44,8 +48,12 @@ use crate::protocol::{ETHERTYPE, MacAddr};
 pub struct AfPacketOptions {
     /// Receive frames to other stations too.
     pub promiscuous: bool,
-    /// Bytes that the kernel may hold for us, by `SO_RCVBUF`: it sets aside twice as much, and
-    /// counts its own overhead, up to several KiB for a frame of 60 octets.
+    /// Have the kernel put what it receives in a ring in shared memory, if that is to be had and takes
+    /// 64 MiB at most. It is faster, and the memory is taken when the link is opened.
+    pub ring: bool,
+    /// Bytes that the kernel may hold for us: by `SO_RCVBUF`, of which it sets aside twice as much,
+    /// and counts its own overhead, up to several KiB for a frame of 60 octets. A ring has a place
+    /// for each [`Self::FRAME_BYTES`] of this.
     pub receive_buffer_bytes: usize,
     /// Bytes that may wait to leave, by `SO_SNDBUF`.
     pub send_buffer_bytes: usize,
@@ -59,10 +67,15 @@ impl AfPacketOptions {
 }
 
 impl Default for AfPacketOptions {
-    /// Eight MiB to receive, 512 of the longest frames; two to send, enough for some
+    /// A ring. Eight MiB to receive, 512 of the longest frames; two to send, enough for some
     /// batches of the longest frames.
     fn default() -> Self {
-        Self { promiscuous: false, receive_buffer_bytes: 8 << 20, send_buffer_bytes: 2 << 20 }
+        Self {
+            promiscuous: false,
+            ring: true,
+            receive_buffer_bytes: 8 << 20,
+            send_buffer_bytes: 2 << 20,
+        }
     }
 }
 
@@ -77,6 +90,8 @@ pub struct AfPacketLink {
     index: u32,
     promiscuous: bool,
     vectors: Box<Vectors>,
+    /// Where received frames are; without it they wait in the socket's queue.
+    ring: Option<Ring>,
     counters: LinkCounters,
     /// Binding to a new interface failed, and the log says so.
     complained: bool,
@@ -111,7 +126,8 @@ impl AfPacketLink {
         }
         attach_filter(&socket, options.promiscuous, state.mac)
             .map_err(failed("attach a filter"))?;
-        size_buffers(&socket, name, options);
+        let ring = if options.ring { ring(&socket, name, options) } else { None };
+        size_buffers(&socket, name, options, ring.is_none());
         bind(&socket, state.index).map_err(failed("bind a packet socket"))?;
         if options.promiscuous {
             set_membership(&socket, libc::PACKET_ADD_MEMBERSHIP, state.index)
@@ -123,6 +139,7 @@ impl AfPacketLink {
             index: state.index,
             promiscuous: options.promiscuous,
             vectors: Box::new(Vectors::new()),
+            ring,
             counters: LinkCounters::default(),
             complained: false,
         })
@@ -183,6 +200,12 @@ impl Link for AfPacketLink {
     }
 
     fn receive(&mut self, batch: &mut Batch<'_>) -> Result<usize, LinkError> {
+        if let Some(ring) = &mut self.ring {
+            let Fetched { kept, too_long } = ring.receive(batch);
+            self.counters.received += kept as u64;
+            self.counters.dropped += too_long as u64;
+            return Ok(kept);
+        }
         let before = batch.len();
         loop {
             let (buffers, lens) = batch.free_buffers();
@@ -240,6 +263,11 @@ impl Link for AfPacketLink {
     }
 
     fn check(&mut self) -> Option<LinkEvent> {
+        // Whoever fetches from a ring is not told that the interface went down; and as long as nobody
+        // is, the socket stays readable.
+        if self.ring.is_some() && socket_error(&self.socket).is_ok_and(|error| error.is_err()) {
+            self.watch.interrupt();
+        }
         let seen = self.watch.look();
         let attached = seen.is_some_and(|state| self.attach(state));
         self.watch.settle(seen, attached)
@@ -461,9 +489,28 @@ fn attach_filter(socket: &OwnedFd, promiscuous: bool, mac: MacAddr) -> io::Resul
     set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
 }
 
-/// Makes the kernel's buffers as large as wanted, or says in the log how to.
-fn size_buffers(socket: &OwnedFd, name: &str, options: &AfPacketOptions) {
-    let wanted = options.receive_buffer_bytes;
+/// A ring with as many places as wanted, unless that is too much, or refused.
+fn ring(socket: &OwnedFd, name: &str, options: &AfPacketOptions) -> Option<Ring> {
+    let frames = options.receive_buffer_bytes / AfPacketOptions::FRAME_BYTES;
+    match Ring::open(socket, frames) {
+        Ok(ring) => Some(ring),
+        Err(error) => {
+            log::debug!("{name}: received frames are fetched by system calls: {error}");
+            None
+        }
+    }
+}
+
+/// Makes the kernel's buffers as large as wanted, or says in the log how to; the one for what is
+/// received only if there is a `queue` for that.
+fn size_buffers(socket: &OwnedFd, name: &str, options: &AfPacketOptions, queue: bool) {
+    if queue {
+        size_receive_buffer(socket, name, options.receive_buffer_bytes);
+    }
+    size_send_buffer(socket, name, options.send_buffer_bytes);
+}
+
+fn size_receive_buffer(socket: &OwnedFd, name: &str, wanted: usize) {
     let mut result = set_socket_recv_buffer_size_force(socket, wanted);
     if result.is_err() {
         result = set_socket_recv_buffer_size(socket, wanted);
@@ -475,7 +522,9 @@ fn size_buffers(socket: &OwnedFd, name: &str, options: &AfPacketOptions) {
              wanted, and may drop frames; allow them with: sysctl -w net.core.rmem_max={wanted}"
         );
     }
-    let wanted = options.send_buffer_bytes;
+}
+
+fn size_send_buffer(socket: &OwnedFd, name: &str, wanted: usize) {
     let mut result = set_socket_send_buffer_size_force(socket, wanted);
     if result.is_err() {
         result = set_socket_send_buffer_size(socket, wanted);

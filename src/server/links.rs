@@ -27,8 +27,9 @@ const LEAST_BYTES: usize = 8 << 20;
 /// The receive buffer, in bytes, of a link of this kind to targets with these buffer counts: no
 /// frame of four initiators is dropped while the loop does not fetch any, up to a limit.
 ///
-/// For packet sockets that is how much may wait at most; nothing is taken in advance. A ring of
-/// libpcap is memory that is gone for good, so that its limit is lower.
+/// A packet socket takes as much memory for a ring, up to a limit of its own, and above that as
+/// much as frames wait for. A ring of libpcap is always memory that is gone for good, so that the
+/// limit is lower.
 pub(super) fn receive_buffer_bytes(
     kind: LinkKind,
     buffer_counts: impl Iterator<Item = u16>,
