@@ -125,6 +125,9 @@ struct Worker {
 }
 
 impl Worker {
+    /// Bringing pages in takes the processor, too, for tens of microseconds a chunk. Where that is
+    /// the loop's, it is given back after each: otherwise requests for what is in memory would wait
+    /// until a scheduler's slice is over, more than a millisecond.
     fn run(mut self) {
         while !self.pulse.closing.load(Ordering::Acquire) {
             let mut batch: heapless::Vec<Request, PENDING> = heapless::Vec::new();
@@ -136,6 +139,7 @@ impl Worker {
                 // together.
                 request.map.will_need(offset, len);
                 let _ = batch.push(request);
+                thread::yield_now();
             }
             if batch.is_empty() {
                 thread::park_timeout(TICK);
@@ -147,6 +151,7 @@ impl Worker {
                 if let Some(waker) = &self.waker {
                     waker.wake();
                 }
+                thread::yield_now();
             }
             self.tick();
         }
