@@ -5,17 +5,18 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
-use crate::generator::{Ask, Measurement, command};
+use crate::generator::Measurement;
+use crate::pair::{self, PairAsk};
 use crate::section::{Cell, Section};
 use crate::server::{AF_PACKET, Server, Spec, VBLADE};
-use crate::workbench::{
-    GENERATOR_CPU, IMAGE_LEN, Workbench, forget, lay_cable, output, say, take_cable_away,
-};
+use crate::workbench::{IMAGE_LEN, Workbench, forget, lay_cable, output, say, take_cable_away};
 
 /// Octets of the image that is cold, too many to be read in a second.
 const COLD_LEN: usize = 2 << 30;
 /// Requests in flight for the hot target.
 pub(crate) const HOT_DEPTH: u16 = 4;
+/// Requests in flight for the target beside it.
+const BESIDE_DEPTH: usize = 16;
 /// What the others are compared with: nothing beside it.
 pub(crate) const ALONE: &str = "alone";
 
@@ -67,12 +68,12 @@ pub(crate) fn run(workbench: &Workbench) -> anyhow::Result<Section> {
         name: "cold",
         title: "A hot target beside a cold one".into(),
         about: "Reads of 2 sectors, MTU 1500, 4 in flight, from a target of 128 MiB in the page \
-            cache: alone, beside another load generator (16 in flight) that reads from memory, and \
-            beside one that reads from the disk, from a target of 2 GiB that was dropped from the \
-            page cache before. Both targets of ours are in one process; of vblade each has a \
-            process of its own, so that there the kernel's scheduler has to keep them apart. With \
-            two CPUs both generators share one, and the reads beside that hit memory tell what \
-            that costs."
+            cache: alone, beside 16 in flight for a second target that is in memory, and beside \
+            as many for one that has to be fetched from the disk, of 2 GiB and dropped from the \
+            page cache before. One thread generates the load for both targets and measures the \
+            first. Both targets of ours are in one process; of vblade each has a process of its \
+            own, so that there the kernel's scheduler has to keep them apart. All that servers \
+            do is done on CPU 0, the fetching of pages, too."
             .into(),
         axis: "in flight",
         cells,
@@ -104,30 +105,24 @@ fn measure(
     if beside == Beside::Hot {
         server.warm_up(workbench, &targets[1..])?;
     }
-    // From before the measurement to behind its end.
-    let ask = Ask { depth: 16, sectors: 2, more_seconds: 0.1, ..Ask::default() };
-    let ask = Ask { sequential: beside == Beside::ColdInOrder, ..ask };
-    let cpus = std::thread::available_parallelism()?.get();
-    let cpu = GENERATOR_CPU + usize::from(cpus > 2);
-    let other = (beside != Beside::Nothing).then(|| {
-        let mut other = command(workbench, cpu, &server.interface(), &targets[1..], &ask);
-        // It has to share the CPU, so it sleeps when it waits.
-        other.args(["--spin-us", "0"]).stdout(std::process::Stdio::piped()).spawn()
-    });
-    let ask = Ask { depth: HOT_DEPTH, sectors: 2, ..Ask::default() };
-    let measured = server.load(workbench, &targets[..1], &ask);
-    let mut note = String::new();
-    if let Some(other) = other {
-        let other = Measurement::of(&other?.wait_with_output()?).context("the reads beside it")?;
-        let (rate, after) = (other.rate, in_memory(&second));
-        note = format!(
-            "beside: {rate:.0} reads/s, {} sent again; in memory {before} MiB before, {after} after",
-            other.again
-        );
-    }
+    let ask = PairAsk {
+        depth: HOT_DEPTH.into(),
+        beside: if beside == Beside::Nothing { 0 } else { BESIDE_DEPTH },
+        in_order: beside == Beside::ColdInOrder,
+        seconds: workbench.seconds,
+    };
+    let output = pair::command(&server.interface(), &targets, &ask)?.output()?;
+    let measured = pair::measurement(&output).context(spec.name);
+    let after = in_memory(&second);
     drop(server);
     take_cable_away(number)?;
-    Ok((measured?, note))
+    let (measured, rate) = measured?;
+    let note = if beside == Beside::Nothing {
+        String::new()
+    } else {
+        format!("beside: {rate:.0} reads/s; in memory {before} MiB before, {after} after")
+    };
+    Ok((measured, note))
 }
 
 /// How many MiB of a file are in the page cache.

@@ -26,6 +26,7 @@ mod cold;
 mod figures;
 mod generator;
 mod options;
+mod pair;
 mod plot;
 mod report;
 mod section;
@@ -43,6 +44,7 @@ use clap::Parser as _;
 use serde_json::json;
 
 use self::options::{Options, Part};
+use self::pair::PairCommand;
 use self::section::Section;
 use self::workbench::{Workbench, say};
 
@@ -58,6 +60,7 @@ fn main() -> anyhow::Result<()> {
             let target = target.parse().context("this is no target's name")?;
             answerer::run(interface, target)
         }
+        ["pair", ..] => pair::run(&PairCommand::parse_from(words)),
         ["run", ..] => compare(&Options::parse_from(words).settled()),
         _ => {
             println!("{USAGE}");

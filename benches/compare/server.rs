@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::generator::{Ask, Measurement, command};
-use crate::workbench::{GENERATOR_CPU, SERVER_CPU, Workbench, on_cpu};
+use crate::workbench::{GENERATOR_CPU, SERVER_CPU, Workbench, bound_to_us, on_cpu};
 
 /// How often a server is asked whether it serves.
 const TRIES: usize = 100;
@@ -42,11 +42,18 @@ pub(crate) struct Ours {
     pub(crate) poll: &'static str,
     pub(crate) durability: &'static str,
     pub(crate) journal: bool,
+    /// Only the loop is bound to the servers' CPU; threads of disks run where the scheduler puts them.
+    pub(crate) spread: bool,
 }
 
 /// Ours as it is without further words, over `af-packet`.
-pub(crate) const OURS: Ours =
-    Ours { link: "af-packet", poll: "adaptive", durability: "durable", journal: false };
+pub(crate) const OURS: Ours = Ours {
+    link: "af-packet",
+    poll: "adaptive",
+    durability: "durable",
+    journal: false,
+    spread: false,
+};
 pub(crate) const VBLADE: Spec =
     Spec { name: "vblade", kind: Kind::Vblade { sync: false }, vblade: "vblade" };
 pub(crate) const VBLADE_SYNC: Spec =
@@ -58,6 +65,11 @@ pub(crate) const AF_PACKET: Spec =
 pub(crate) const ANSWERER: Spec = Spec { name: "answerer", kind: Kind::Answerer, vblade: "vblade" };
 pub(crate) const JOURNAL: Spec = Spec {
     name: "af-packet + journal",
+    kind: Kind::Ours(Ours { journal: true, spread: true, ..OURS }),
+    vblade: "vblade -s",
+};
+pub(crate) const JOURNAL_ON_ONE: Spec = Spec {
+    name: "af-packet + journal, one CPU",
     kind: Kind::Ours(Ours { journal: true, ..OURS }),
     vblade: "vblade -s",
 };
@@ -126,7 +138,11 @@ impl Server {
                 let text = configuration(workbench, &ours, self.number, &self.images);
                 let path = workbench.path(&format!("{number}.toml"));
                 fs::write(&path, text)?;
-                let mut command = on_cpu(SERVER_CPU, &workbench.aoe_server);
+                let mut command = if ours.spread {
+                    bound_to_us(&workbench.aoe_server)
+                } else {
+                    on_cpu(SERVER_CPU, &workbench.aoe_server)
+                };
                 command.args(["serve", "--config"]).arg(path);
                 Ok(vec![command])
             }
@@ -246,6 +262,7 @@ fn configuration(workbench: &Workbench, ours: &Ours, number: usize, images: &[Pa
     } else {
         String::new()
     };
+    let cpu = if ours.spread { format!("cpu = {SERVER_CPU}") } else { String::new() };
     let mut text = format!(
         r#"[server]
 interface = "s{number}"
@@ -254,6 +271,7 @@ poll = "{poll}"
 state_dir = {state}
 probe = false
 log_level = "error"
+{cpu}
 {journal}
 "#,
         link = ours.link,

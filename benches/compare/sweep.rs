@@ -4,8 +4,8 @@ use crate::generator::Ask;
 use crate::options::{Options, Part};
 use crate::section::{Cell, Section};
 use crate::server::{
-    AF_PACKET, ANSWERER, JOURNAL, Kind, OURS, Ours, PCAP, Server, Spec, VBLADE, VBLADE_SYNC,
-    VOLATILE,
+    AF_PACKET, ANSWERER, JOURNAL, JOURNAL_ON_ONE, Kind, OURS, Ours, PCAP, Server, Spec, VBLADE,
+    VBLADE_SYNC, VOLATILE,
 };
 use crate::workbench::{IMAGE_LEN, Workbench, lay_cable, say, take_cable_away};
 
@@ -16,7 +16,9 @@ pub(crate) const DEPTHS: &[u16] = &[1, 2, 4, 8, 16, 32, 64];
 const WRITES: &str = "A durable write is acknowledged when it would survive power loss: by ours as \
     it is configured without further words, by vblade only with `-s`, which opens the image with \
     `O_SYNC`. The two that are volatile, vblade without `-s` and ours with `durability = \
-    \"volatile\"`, acknowledge what is in the page cache; they are compared with each other only. \
+    \"volatile\"`, acknowledge what is in the page cache; they are compared with each other only. With a journal \
+    only the loop is bound to CPU 0, and the scheduler may put the threads that journal and write on \
+    that of the generator, too; where all are on one CPU, that is said. \
     After each measurement the image is synced, off the clock.";
 /// Where the answerer is told of.
 const READS: &str = "Every image is in the page cache. The answerer sends canned octets back and \
@@ -66,6 +68,7 @@ pub(crate) fn wanted(options: &Options) -> Vec<Sweep> {
         let title = "Durable writes of 4 KiB, MTU 9000, 64 in flight".to_string();
         let mut sweep = writing("durable", title, 9000, 8, 100);
         sweep.specs.retain(|spec| spec.vblade == VBLADE_SYNC.name);
+        sweep.specs.push(JOURNAL_ON_ONE);
         sweep.depths = &[64];
         sweeps.push(sweep);
     }

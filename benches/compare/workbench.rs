@@ -117,9 +117,15 @@ impl Workbench {
 
 /// `program`, bound to a CPU, to be killed when this process ends.
 pub(crate) fn on_cpu(cpu: usize, program: &Path) -> Command {
+    let mut command = bound_to_us(Path::new("taskset"));
+    command.args(["--cpu-list", &cpu.to_string()]).arg(program);
+    command
+}
+
+/// `program`, to be killed when this process ends.
+pub(crate) fn bound_to_us(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "taskset", "--cpu-list", &cpu.to_string()]);
-    command.arg(program).stdin(Stdio::null());
+    command.args(["--pdeathsig", "KILL"]).arg(program).stdin(Stdio::null());
     command
 }
 
