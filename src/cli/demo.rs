@@ -1,5 +1,8 @@
 //! `demo`: a server and an initiator on two ends of one virtual cable.
 
+#[cfg(feature = "cas")]
+mod archive;
+
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -34,7 +37,8 @@ const LOAD_TIME: Duration = Duration::from_secs(1);
 /// Show a server and an initiator at work on the two ends of a veth pair
 ///
 /// Makes an image in a temporary directory, serves it on one interface, finds it through the other,
-/// writes it, reads it back, compares, and prints what was done with latencies. Then it goes on
+/// writes it, reads it back, compares, and prints what was done with latencies; then two disks in an
+/// archive, which keeps what they have in common once, a snapshot, and the way back. Then it goes on
 /// serving until Ctrl-C, with a status line; not so when standard input is not a terminal. Exits
 /// with 1 when anything is not as it should be. `make run` prepares the interfaces.
 #[derive(Debug, clap::Args)]
@@ -55,9 +59,9 @@ impl DemoCmd {
         let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot catch signals")?;
         let link = open_link(&self.client_interface, self.link)?;
         let directory = TemporaryDirectory::new()?;
-        let server = self.start(&directory.0)?;
+        let mut server = self.start(&directory.0)?;
         let mut errors = Vec::new();
-        match self.show(link, &directory.0, out) {
+        match self.show(&mut server, link, &directory.0, out) {
             Ok(()) => {
                 out.flush()?;
                 if io::stdin().is_terminal() {
@@ -82,15 +86,24 @@ impl DemoCmd {
             size: Some(SIZE),
             window: crate::config::Window::default(),
         };
-        let target = TargetConfig::new(ADDRESS, storage);
-        Server::start(Config::new(config, vec![target])).map_err(|errors| {
+        let mut targets = vec![TargetConfig::new(ADDRESS, storage)];
+        #[cfg(feature = "cas")]
+        targets.extend(archive::targets(directory));
+        Server::start(Config::new(config, targets)).map_err(|errors| {
             let errors =
                 errors.into_iter().map(|error| format!("{:#}", anyhow::Error::from(error)));
             anyhow::Error::msg(errors.collect::<Vec<_>>().join("\n"))
         })
     }
 
-    fn show(&self, link: LiveLink, directory: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+    fn show(
+        &self,
+        #[cfg_attr(not(feature = "cas"), expect(unused_variables, reason = "there is no archive"))]
+        server: &mut Server,
+        link: LiveLink,
+        directory: &Path,
+        out: &mut impl Write,
+    ) -> anyhow::Result<()> {
         let mtu = link.info().mtu;
         let mut client = Client::new(link);
         writeln!(
@@ -105,7 +118,7 @@ impl DemoCmd {
 
         let begin = now();
         let found = client.discover(Address::EVERYONE, Duration::from_millis(300), true)?;
-        ensure!(found.len() == 1, "{} targets were found, not one", found.len());
+        ensure!(!found.is_empty(), "no target was found");
         let disk = client.open(ADDRESS)?;
         ensure!(disk.size() == SIZE, "the target says it has {} sectors", disk.size());
         let sectors = disk.sectors_per_frame;
@@ -122,6 +135,8 @@ impl DemoCmd {
             random(&mut client, &disk, kind, sectors.min(disk.sectors_per_frame), out)?;
         }
         refuse(&mut client, &disk, out)?;
+        #[cfg(feature = "cas")]
+        archive::show(server, &mut client, out)?;
         writeln!(out, "\neverything is as it should be")?;
         Ok(())
     }
