@@ -48,6 +48,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const UNSAFE_ALLOWED: &[&str] = &[
     "benches/compare/answerer.rs",
     "examples/",
+    "src/blob/file/writeback.rs",
     "src/link/af_packet",
     "src/link/interface.rs",
     "src/storage/aligned.rs",

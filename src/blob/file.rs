@@ -24,6 +24,7 @@
 
 mod marker;
 mod shard;
+mod writeback;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

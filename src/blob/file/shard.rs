@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::super::{Blob, BlobError, BlobId, Put};
-use super::{FileBlobStore, info_of, open_to_read};
+use super::{FileBlobStore, info_of, open_to_read, writeback};
 
 /// What the name of an unfinished file ends with.
 const UNFINISHED: &str = ".new";
@@ -155,7 +155,7 @@ impl<'a> Temp<'a> {
             .map_err(|errno| shard.refused("create", &name, errno))?;
         let replaces = existing == Existing::Damaged;
         let mut temp = Self { shard, name, file: file.into(), replaces, renamed: false };
-        let written = temp.file.write_all(blob.octets());
+        let written = writeback::write_all(&temp.file, blob.octets());
         written
             .map_err(|source| BlobError::refused("write", shard.path.join(&temp.name), source))?;
         Ok(temp)
