@@ -144,3 +144,32 @@ fn two_targets_with_one_content_take_the_space_of_one() {
     assert!(read(&mut archive.client, E1_1) == content);
     assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
 }
+
+/// Sparse images become volumes and images again, with all of their holes.
+#[test]
+fn images_go_into_an_archive_and_come_out_again() {
+    let home = Home::new();
+    let (image, copy, store) = (home.path("image"), home.path("copy"), home.path("archive"));
+    let file = std::fs::File::create(&image).unwrap();
+    file.set_len(64 << 20).unwrap();
+    let data = content(7);
+    std::os::unix::fs::FileExt::write_all_at(&file, &data[..3 << 20], 5 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &data[..512], (64 << 20) - 512).unwrap();
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let (store, image_text, copy_text) = (text(&store), text(&image), text(&copy));
+    ended(&run(["store", "init", &store]), 0);
+    let import = ["image", "import", &image_text, "disk", "--store", &store, "--json"];
+    let (told, _) = ended(&run(import), 0);
+    assert!(told.contains("\"hole_octets\":"), "{told}");
+    ended(&run(["snapshot", "create", "disk@one", "--store", &store]), 0);
+    ended(&run(["image", "export", "disk@one", &copy_text, "--store", &store]), 0);
+    assert!(std::fs::read(&copy).unwrap() == std::fs::read(&image).unwrap());
+    use std::os::unix::fs::MetadataExt as _;
+    let taken = std::fs::metadata(&copy).unwrap().blocks() * 512;
+    assert!(taken < 4 << 20, "{taken} octets for 3 MiB of data");
+    // What is there is not overwritten unasked.
+    let again = run(["image", "export", "disk", &copy_text, "--store", &store]);
+    assert_eq!(again.status.code(), Some(2));
+    ended(&run(["image", "export", "disk", &copy_text, "--overwrite", "--store", &store]), 0);
+    assert!(std::fs::read(&copy).unwrap() == std::fs::read(&image).unwrap());
+}

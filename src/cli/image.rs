@@ -1,4 +1,7 @@
-//! `image`: images, and the journal that may have writes which they lack.
+//! `image`: images, the journal that may have writes which they lack, and archives as their other home.
+
+#[cfg(feature = "cas")]
+mod archive;
 
 use std::fmt::Write as _;
 use std::format;
@@ -12,7 +15,7 @@ use super::client_output::octets;
 use super::{COULD_NOT_TELL, NO, complain};
 use crate::storage::journal::{JournalError, PendingImage, Recovery, Replayed};
 
-/// Work on image files
+/// Work on image files, and copy them into archives and back
 #[derive(Debug, clap::Args)]
 pub(super) struct ImageCmd {
     #[command(subcommand)]
@@ -22,6 +25,10 @@ pub(super) struct ImageCmd {
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     Recover(RecoverCmd),
+    #[cfg(feature = "cas")]
+    Import(archive::ImportCmd),
+    #[cfg(feature = "cas")]
+    Export(archive::ExportCmd),
 }
 
 impl ImageCmd {
@@ -32,6 +39,10 @@ impl ImageCmd {
     pub(super) fn run(&self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         match &self.verb {
             Verb::Recover(command) => command.run(out),
+            #[cfg(feature = "cas")]
+            Verb::Import(command) => command.run(out),
+            #[cfg(feature = "cas")]
+            Verb::Export(command) => command.run(out),
         }
     }
 }

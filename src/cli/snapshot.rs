@@ -100,12 +100,12 @@ struct OfSnapshot {
 
 /// A volume, or a snapshot of it.
 #[derive(Debug, Clone)]
-struct Source {
-    volume: String,
-    snapshot: Option<String>,
+pub(super) struct Source {
+    pub(super) volume: String,
+    pub(super) snapshot: Option<String>,
 }
 
-fn parse_source(text: &str) -> Result<Source, String> {
+pub(super) fn parse_source(text: &str) -> Result<Source, String> {
     if text.contains('@') {
         let VolumeSnapshot { volume, snapshot } = parse_volume_snapshot(text)?;
         return Ok(Source { volume, snapshot: Some(snapshot) });

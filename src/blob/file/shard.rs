@@ -154,7 +154,7 @@ impl<'a> Temp<'a> {
         let file = rustix::fs::openat(&shard.directory, &name, flags, Mode::RUSR)
             .map_err(|errno| shard.refused("create", &name, errno))?;
         let replaces = existing == Existing::Damaged;
-        let mut temp = Self { shard, name, file: file.into(), replaces, renamed: false };
+        let temp = Self { shard, name, file: file.into(), replaces, renamed: false };
         let written = writeback::write_all(&temp.file, blob.octets());
         written
             .map_err(|source| BlobError::refused("write", shard.path.join(&temp.name), source))?;

@@ -43,7 +43,7 @@ pub(super) fn show(
     let [one, other] = DISKS;
     writeln!(out, "\nan archive with two disks, {one} and {other}")?;
     let content = noise();
-    let mut opened = |client: &mut Client, address| client.open(address).context("a disk");
+    let opened = |client: &mut Client, address| client.open(address).context("a disk");
     let (first, second) = (opened(client, one)?, opened(client, other)?);
 
     let begin = now();
