@@ -86,8 +86,11 @@ impl<M: Medium> Committer<M> {
         let state = |number: VolumeNumber| self.volumes.get(&number);
         let attached = |number| state(number).is_some_and(|volume| volume.front.is_some());
         let active = |number| {
-            let (_, seen) = state(number)?.seen;
-            let recent = now.since(seen?).as_secs() < ACTIVE_SECONDS;
+            let volume = state(number)?;
+            let (accesses, seen) = volume.seen;
+            // What came since the last sample was just now.
+            let recent =
+                volume.shared.accesses() != accesses || now.since(seen?).as_secs() < ACTIVE_SECONDS;
             recent.then_some(ACTIVE_SECONDS)
         };
         let exported = |number, name: &str| {
