@@ -312,7 +312,11 @@ impl Server {
     /// Has the loop stop serving a target, and closes its disk.
     pub(super) fn take_off(&self, address: Address) -> Result<(), ServerError> {
         let export = self.control.remove(address)?;
-        drop(export.recv_timeout(PATIENCE).map_err(|_| ServerError::Unresponsive)?);
+        let export = export.recv_timeout(PATIENCE).map_err(|_| ServerError::Unresponsive)?;
+        // It is gone, however this ends.
+        for error in close(export.into_iter().collect()) {
+            log::error!("{error}");
+        }
         Ok(())
     }
 
