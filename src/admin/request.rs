@@ -154,10 +154,9 @@ impl StoreRequest {
     /// The volume that it is about, if it is about one.
     pub fn volume(&self) -> Option<&str> {
         match self {
-            Self::Info | Self::Commit | Self::VolumeList => None,
-            Self::SnapshotList { volume } => volume.as_deref(),
             // A new volume is nobody's yet.
-            Self::VolumeCreate { .. } => None,
+            Self::Info | Self::Commit | Self::VolumeList | Self::VolumeCreate { .. } => None,
+            Self::SnapshotList { volume } => volume.as_deref(),
             Self::VolumeResize { volume, .. }
             | Self::VolumeDelete { volume, .. }
             | Self::SnapshotClone { volume, .. } => Some(volume),
@@ -470,6 +469,23 @@ mod tests {
             names.insert(json["request"].as_str().unwrap().to_owned());
         }
         assert_eq!(names, REQUESTS.iter().map(|name| (*name).to_owned()).collect());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_line_panics(octets in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            let _ = Request::parse(&octets);
+        }
+
+        #[test]
+        fn no_likely_line_panics(
+            name in proptest::sample::select(REQUESTS),
+            key in "[a-z_]{1,14}",
+            value in "\"[ -~]{0,9}\"|[0-9]{1,20}|true|null|\\[\\]|\\{\\}",
+        ) {
+            let line = format!("{{\"request\": \"{name}\", \"volume\": \"a\", \"{key}\": {value}}}");
+            let _ = Request::parse(line.as_bytes());
+        }
     }
 
     #[test]

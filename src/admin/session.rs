@@ -18,7 +18,7 @@ use crate::clock;
 use crate::server::{Observer, ServerError, SnapshotExport};
 
 /// How long a client may say nothing: its place may be somebody else's.
-const SILENCE: Duration = Duration::from_secs(300);
+const SILENCE: Duration = Duration::from_mins(5);
 /// How long a client may leave what it is sent lying.
 const DEAFNESS: Duration = Duration::from_secs(10);
 /// How often a client that waits is told that its request is being seen to.
@@ -83,14 +83,17 @@ fn send(mut stream: &UnixStream, value: &Value) -> io::Result<()> {
 fn answer(desk: &Desk, request: &Request, stream: &UnixStream) -> io::Result<()> {
     let (parts, received) = sync_channel(ITEMS);
     thread::scope(|scope| {
-        let items = parts.clone();
-        scope.spawn(move || {
+        let seeing = thread::Builder::new().name("aoe-request".into());
+        let started = seeing.spawn_scoped(scope, move || {
             // Whoever does not listen any more misses nothing that he would want.
-            let mut item = |value| drop(items.send(Part::Item(value)));
+            let mut item = |value| drop(parts.send(Part::Item(value)));
             let end = desk.see_to(request, &mut item);
-            let _ = items.send(Part::End(end));
+            let _ = parts.send(Part::End(end));
         });
-        drop(parts);
+        if let Err(error) = started {
+            let refusal = Refusal::failed(format!("cannot start a thread: {error}"));
+            return send(stream, &refusal.to_json());
+        }
         let begin = clock::now();
         let mut gone = Ok(());
         loop {
@@ -176,10 +179,18 @@ impl Desk {
 #[cfg(feature = "cas")]
 mod archives {
     use std::fs;
+    use std::path::Path;
 
     use super::{Desk, PathBuf, Refusal, StoreRequest, Value};
+    use crate::admin::VolumeSnapshot;
     use crate::config::{CasContent, StorageConfig};
     use crate::storage::cas::CasStore;
+
+    /// Whether two names are of one directory.
+    fn is_same(one: &Path, other: &Path) -> bool {
+        let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.into());
+        one == other || real(one) == real(other)
+    }
 
     impl Desk {
         /// The directory of the archive that is meant.
@@ -201,8 +212,7 @@ mod archives {
             let mut stores = self.observer.stores().list();
             let all: Vec<_> = stores.iter().map(|(path, _)| path.display().to_string()).collect();
             if let Some(place) = place {
-                let real = |path: &PathBuf| fs::canonicalize(path).unwrap_or_else(|_| path.clone());
-                stores.retain(|(path, _)| real(path) == real(place));
+                stores.retain(|(path, _)| is_same(path, place));
             } else if stores.len() > 1
                 && let Some(volume) = volume
             {
@@ -237,10 +247,7 @@ mod archives {
             let (path, store) = self.find(place, request.volume())?;
             let answer = crate::admin::perform(&store, request, item)?;
             if let StoreRequest::VolumeResize { volume, .. }
-            | StoreRequest::SnapshotRestore {
-                of: crate::admin::VolumeSnapshot { volume, .. },
-                ..
-            } = request
+            | StoreRequest::SnapshotRestore { of: VolumeSnapshot { volume, .. }, .. } = request
             {
                 self.tell_size(&path, volume);
             }
@@ -248,11 +255,12 @@ mod archives {
         }
 
         /// Has initiators told that a volume may have another size.
-        fn tell_size(&self, path: &PathBuf, volume: &str) {
+        fn tell_size(&self, path: &Path, volume: &str) {
             for served in self.observer.targets() {
                 if let StorageConfig::Cas(cas) = &served.config.storage
                     && let CasContent::Volume { name, .. } = &cas.content
-                    && (&cas.store.path, name.as_str()) == (path, volume)
+                    && name == volume
+                    && is_same(&cas.store.path, path)
                 {
                     // A loop that has ended serves no target any more.
                     let _ = self.observer.refresh(served.config.address);

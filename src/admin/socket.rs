@@ -31,6 +31,8 @@ pub type SharedServer = Arc<Mutex<Option<Server>>>;
 const CLIENTS_MAX: usize = 16;
 /// How long the end waits for requests that are being seen to.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is tried again to take a client, and told that it fails.
+const TROUBLE_INTERVAL: Duration = Duration::from_secs(1);
 /// Clients that may wait to be taken.
 const BACKLOG: i32 = 16;
 
@@ -128,8 +130,9 @@ impl ControlSocket {
             log::warn!("cannot remove the control socket {}: {error}", self.path.display());
         }
         self.clients.ended.store(true, Ordering::SeqCst);
-        // Both wake who waits there, and the flag tells what for.
+        // These wake who takes clients, and the flag tells what for.
         let _ = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both);
+        self.clients.gone.notify_all();
         let _ = thread.join();
         let streams = self.clients.lock();
         for stream in streams.values() {
@@ -219,10 +222,9 @@ fn accept(listener: &UnixListener, clients: &Arc<Clients>, desk: &Desk) {
         let taken = accepted.and_then(|(stream, _)| take(stream, number, clients, desk));
         if let Err(error) = taken {
             log::warn!("the control socket: {error}");
-            // Where there are no descriptors left, trying again at once helps nobody. Whoever ends
-            // this in the meantime rings the bell.
+            // Where there are no descriptors left, trying again helps when somebody has gone.
             let streams = clients.lock();
-            let _ = clients.gone.wait_timeout(streams, Duration::from_millis(100));
+            let _ = clients.gone.wait_timeout(streams, TROUBLE_INTERVAL);
         }
     }
 }

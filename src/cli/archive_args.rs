@@ -43,12 +43,11 @@ impl ArchiveArgs {
         request: StoreRequest,
         item: &mut dyn FnMut(Value),
     ) -> anyhow::Result<Option<Value>> {
-        let answer = match &self.store {
-            Some(path) => self.ask_alone(path, &request, item)?,
-            None => {
-                let request = Request::Store { store: self.archive.clone(), request };
-                self.server.ask(&request, item)?
-            }
+        let answer = if let Some(path) = &self.store {
+            self.ask_alone(path, &request, item)?
+        } else {
+            let request = Request::Store { store: self.archive.clone(), request };
+            self.server.ask(&request, item)?
         };
         Ok(told(answer))
     }

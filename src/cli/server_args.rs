@@ -1,5 +1,6 @@
 //! Which running server is meant, and what it answers.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -61,5 +62,5 @@ impl ServerArgs {
 
 /// A line on standard error, when that is a terminal, for what takes its time.
 fn waiting() -> ProgressBar {
-    super::client_output::progress("", None)
+    if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() }
 }

@@ -259,6 +259,8 @@ fn store(
     report: &mut Report<'_>,
     section: Section<'_>,
 ) -> Option<(PathBuf, Vec<(usize, Setting)>)> {
+    // By feel: a terabyte of anything is more than machines have to spare.
+    const MOST: u64 = 1 << 40;
     section.require(report, "type", "what keeps its blobs, as in type = \"file\"");
     let kind = section.value(report, "type", |key, value| match string(key, value, "\"file\"")? {
         "file" => Ok(()),
@@ -286,8 +288,6 @@ fn store(
             }
         };
     }
-    // The most is by feel: a terabyte of each is more than machines have to spare.
-    const MOST: u64 = 1 << 40;
     setting!("layout", Layout, choice(LAYOUTS));
     setting!("journal", Journal, path);
     setting!("journal_size", JournalSize, bytes(Geometry::LEAST_BYTES, MOST));
@@ -365,7 +365,7 @@ fn agreed(report: &mut Report<'_>, users: &[&CasDraft]) -> Option<StoreConfig> {
     Some(store)
 }
 
-impl<'t> Section<'t> {
+impl Section<'_> {
     /// The table that is the value of `key`, called `name`; `None` when it is missing, or no table,
     /// which is reported.
     fn table(

@@ -122,10 +122,10 @@ impl Server {
             let address = export.address;
             let displaced = new.targets.iter().any(|target| target.address == address);
             let present = store_of(&export).cloned();
-            let wanted = new.targets.iter().filter_map(store_of);
-            let wanted = wanted
-                .cloned()
-                .find(|store| present.as_ref().is_some_and(|present| present.path == store.path));
+            let is_same = |store: &&StoreConfig| {
+                present.as_ref().is_some_and(|present| present.path == store.path)
+            };
+            let wanted = new.targets.iter().filter_map(store_of).find(is_same).cloned();
             if !displaced && (wanted.is_none() || wanted == present) {
                 self.exports.push(export);
                 continue;
