@@ -16,8 +16,9 @@ use common::server::{Home, ServerProcess, ended, mem_target, program, run};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 20] = [
     "serve",
+    "status",
     "check",
     "discover",
     "ping",
@@ -27,6 +28,9 @@ const COMMANDS: [&str; 16] = [
     "bench",
     "config",
     "image",
+    "volume",
+    "snapshot",
+    "store",
     "record",
     "replay",
     "dump",
@@ -34,7 +38,18 @@ const COMMANDS: [&str; 16] = [
     "completions",
     "man",
 ];
-const CONFIG_VERBS: [&str; 6] = ["get", "test", "set", "force-set", "mask", "reserve"];
+/// Commands that have verbs.
+const VERBS: [(&str, &[&str]); 4] = [
+    ("config", &["get", "test", "set", "force-set", "mask", "reserve"]),
+    ("volume", &["list", "create", "resize", "delete"]),
+    ("snapshot", &["create", "list", "delete", "restore", "clone", "diff", "export", "unexport"]),
+    ("store", &["init", "info", "commit"]),
+];
+
+/// Each verb with its command.
+fn verbs() -> impl Iterator<Item = (&'static str, &'static str)> {
+    VERBS.into_iter().flat_map(|(name, verbs)| verbs.iter().map(move |verb| (name, *verb)))
+}
 
 /// Runs a command line, its words separated by spaces.
 fn command(line: &str) -> Output {
@@ -71,9 +86,9 @@ fn every_command_has_its_help() {
         assert!(stdout.contains(&format!("Usage: aoe-server {name}")), "{stdout}");
         assert_eq!(stderr, "");
     }
-    for verb in CONFIG_VERBS {
-        let (stdout, _) = ended(&run(["config", verb, "--help"]), 0);
-        assert!(stdout.contains(&format!("Usage: aoe-server config {verb}")), "{stdout}");
+    for (name, verb) in verbs() {
+        let (stdout, _) = ended(&run([name, verb, "--help"]), 0);
+        assert!(stdout.contains(&format!("Usage: aoe-server {name} {verb}")), "{stdout}");
     }
     // A command that is not in the list above would be missed by it.
     let listed = help.split("Commands:").nth(1).unwrap().split("\n\n").next().unwrap();
@@ -105,10 +120,12 @@ fn check_says_what_a_good_configuration_configures() {
     let config = home.path("good.toml");
     let text = home.server("lo", "pcap")
         + &home.file_target(0, "image", "read_only = true")
-        + &mem_target(1, "1 MiB", "");
+        + &mem_target(1, "1 MiB", "")
+        + "[[target]]\nshelf = 1\nslot = 2\nbackend = \"cas\"\n[target.cas]\nsnapshot = \"e1.0@x\"\n"
+        + "[target.cas.blob_store]\ntype = \"file\"\npath = \"/nowhere\"\n";
     fs::write(&config, text).unwrap();
     let (stdout, stderr) = ended(&run(["check".as_ref(), config.as_os_str()]), 0);
-    assert!(stdout.starts_with(&format!("{}: good, 2 targets on lo\n", config.display())));
+    assert!(stdout.starts_with(&format!("{}: good, 3 targets on lo\n", config.display())));
     assert!(stdout.lines().nth(1).unwrap().contains("e1.0"), "{stdout}");
     assert!(stdout.lines().nth(1).unwrap().contains("(read-only)"), "{stdout}");
     assert_eq!(stderr, "");
@@ -116,7 +133,10 @@ fn check_says_what_a_good_configuration_configures() {
 
     let args = ["check".as_ref(), "--json".as_ref(), config.as_os_str()];
     let targets = objects(&ended(&run(args), 0).0);
-    assert_eq!(targets.len(), 2);
+    assert_eq!(targets.len(), 3);
+    assert_eq!((&targets[2]["volume"], &targets[2]["snapshot"]), (&"e1.0".into(), &"x".into()));
+    assert_eq!(targets[2]["read_only"], true);
+    assert!(stdout.contains("snapshot e1.0@x of /nowhere (read-only)"), "{stdout}");
     assert_eq!(targets[0]["target"], "e1.0");
     assert_eq!(targets[0]["backend"], "file");
     assert_eq!(targets[0]["path"], home.path("image").to_str().unwrap());
@@ -257,8 +277,9 @@ fn completions_and_manual_pages_are_there_for_every_command() {
         let page = fs::read_to_string(directory.join(format!("aoe-server-{name}.1"))).unwrap();
         assert!(page.contains(&format!("aoe-server-{name}")), "{page}");
     }
-    for verb in CONFIG_VERBS {
-        assert!(directory.join(format!("aoe-server-config-{verb}.1")).exists(), "{verb}");
+    for (name, verb) in verbs() {
+        let page = format!("aoe-server-{name}-{verb}.1");
+        assert!(directory.join(&page).exists(), "{page}");
     }
     assert!(directory.join("aoe-server.1").exists());
     // Where it cannot be.

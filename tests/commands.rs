@@ -11,6 +11,7 @@ const DOCUMENTS: &[&str] = &[
     "config/README.md",
     "config/aoe-server.service",
     "docs/architecture.md",
+    "docs/control.md",
     "docs/durability.md",
     "docs/formats.md",
     "docs/operations.md",
@@ -28,6 +29,7 @@ fn commands(text: &str) -> impl Iterator<Item = Vec<&str>> {
             ["serve", "check", "discover", "ping", "stat", "read", "write", "bench", "config"]
                 .iter()
                 .chain(&["image", "record", "replay", "dump", "demo", "completions", "man"])
+                .chain(&["status", "volume", "snapshot", "store"])
                 .any(|command| command == word)
         });
         is_command.then_some(words)
