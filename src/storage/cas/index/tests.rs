@@ -434,7 +434,9 @@ fn built(packs: (u32, u32), entries: &[Entry]) -> Vec<u8> {
     let store = StoreId(std::array::from_fn(|n| u8::try_from(n).unwrap()));
     let count = entries.len() as u64;
     let mut run = RunBuilder::new(runs.create(&name).unwrap(), store, packs, count).unwrap();
-    entries.iter().for_each(|entry| run.push(entry).unwrap());
+    for entry in entries {
+        run.push(entry).unwrap();
+    }
     run.publish().unwrap();
     runs.octets(&name).unwrap()
 }
