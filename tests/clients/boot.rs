@@ -116,7 +116,7 @@ fn boots(way: &Way) {
     steps.step(&format!("boot by {by}, {}", way.card), || {
         let mut disk = fs::read(boot_file("boot")).unwrap();
         disk.resize(2 * 512, 0);
-        disk.extend((0..COPIED).map(|at| (at * 7 % 251) as u8));
+        disk.extend((0..=250).cycle().step_by(7).take(COPIED));
         let (there, back) = (scene.path("there"), scene.path("back"));
         fs::write(&there, &disk).unwrap();
         own("write", &station, &there, &[]);
