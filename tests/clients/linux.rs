@@ -150,8 +150,8 @@ fn first_steps(steps: &Steps, scene: &Scene, guest: &mut Guest) {
     steps.step("odd O_DIRECT transfers", || transfer_odd_lengths(scene, guest));
     steps.step("fio verifies crc32c", || verify_by_fio(guest));
     steps.step("mkfs.ext4, files, fsck, remount", || make_file_system(guest));
-    recorder.end();
-    steps.step("tshark: nothing amiss", || Session::read(&capture).to_string());
+    let missed = recorder.end();
+    steps.step("tshark: nothing amiss", || Session::read(&capture, missed).to_string());
 }
 
 fn linux_driver(case: Case) {

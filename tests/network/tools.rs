@@ -299,10 +299,10 @@ fn tshark_finds_a_whole_conversation(kind: LinkKind) {
         let ran = own(&line);
         assert_eq!(ran.code, Some(0), "{line}: {}{}", ran.out, ran.error);
     }
-    recorder.end();
+    let missed = recorder.end();
     assert!(fs::read(&back).unwrap() == data, "other data came back");
 
-    let session = Session::read(Path::new(&capture));
+    let session = Session::read(Path::new(&capture), missed);
     // 256 KiB there and back, 8 KiB at a time.
     assert!(session.times_us.len() >= 64, "only {} ATA requests", session.times_us.len());
     assert!(session.configs >= 3, "only {} config replies", session.configs);
