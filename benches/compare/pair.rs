@@ -5,7 +5,7 @@
 //! that is what the latencies would tell of.
 
 use std::process::{self, Output};
-use std::time::{Duration, Instant as Clock};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use aoe_server::client::{Client, Disk};
@@ -135,12 +135,12 @@ pub(crate) fn run(command: &PairCommand) -> anyhow::Result<()> {
         command: 0,
         lba: [0; 6],
     };
-    let mut initiator = Initiator::new(std::process::id(), Timing::default());
+    let mut initiator = Initiator::new(process::id(), Timing::default());
     initiator.set_window(IN_FLIGHT);
     let (reads, failed) = ([(0, none); IN_FLIGHT], 0);
     let mut pair = Pair { link: open()?, initiator, streams, reads, failed };
     let seconds = pair.generate(Duration::try_from_secs_f64(ask.seconds)?)?;
-    println!("{}", pair.to_json(seconds));
+    println!("{}", pair.report(seconds));
     Ok(())
 }
 
@@ -149,7 +149,7 @@ impl Pair {
     fn generate(&mut self, duration: Duration) -> anyhow::Result<f64> {
         let (mut received, mut sending) =
             (FramePool::new(BATCH_FRAMES), FramePool::new(BATCH_FRAMES));
-        let (started, mut taken) = (Clock::now(), 0);
+        let (started, mut taken) = (clock::now(), 0);
         loop {
             let now = clock::now();
             let mut batch = received.batch();
@@ -169,10 +169,10 @@ impl Pair {
                 self.streams[of].in_flight -= 1;
                 self.failed += 1;
             }
-            if started.elapsed() < duration {
+            if now.since(started) < duration {
                 self.refill(now);
             } else if self.initiator.in_flight() == 0 {
-                return Ok(started.elapsed().as_secs_f64());
+                return Ok(now.since(started).as_secs_f64());
             }
             let mut batch = sending.batch();
             if taken >= batch.len() {
@@ -203,7 +203,7 @@ impl Pair {
         }
     }
 
-    fn to_json(&mut self, seconds: f64) -> Value {
+    fn report(&mut self, seconds: f64) -> Value {
         let [first, second] = &self.streams;
         let rate = |stream: &Stream| stream.nanos.len() as f64 / seconds;
         let latencies: Value = first

@@ -87,22 +87,21 @@ impl Ring {
             let (block, place) = (self.next / PLACES_IN_BLOCK, self.next % PLACES_IN_BLOCK);
             // SAFETY: `next` is less than `places`, so that the whole place is in the mapping.
             let place = unsafe { self.memory.add(block * BLOCK + place * PLACE) };
-            let header = place.cast::<libc::tpacket2_hdr>().as_ptr();
-            // SAFETY: each place starts with such a header, and is aligned to 16; the kernel, too,
-            // accesses the status in one piece.
-            let status = unsafe { AtomicU32::from_ptr(&raw mut (*header).tp_status) };
+            // SAFETY: each place starts with its status, and is aligned to 16; the kernel, too, accesses
+            // the status in one piece.
+            let status = unsafe { AtomicU32::from_ptr(place.as_ptr().cast()) };
             if status.load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
                 break;
             }
-            // SAFETY: the place is ours, so that nobody writes to its header.
-            let (len, held, start) =
-                unsafe { ((*header).tp_len, (*header).tp_snaplen, (*header).tp_mac) };
-            let (held, start) = (held as usize, usize::from(start));
-            let whole = len as usize == held && start + held <= PLACE;
+            // SAFETY: it starts with this structure of integers, and is ours, so that nobody writes
+            // there.
+            let header = unsafe { place.cast::<libc::tpacket2_hdr>().read() };
+            let (held, start) = (header.tp_snaplen as usize, usize::from(header.tp_mac));
+            let whole = header.tp_len == header.tp_snaplen && start + held <= PLACE;
+            let first = place.as_ptr().wrapping_add(start);
             // SAFETY: these octets are inside the place, the kernel has filled them, and they do
             // not change before the status does.
-            let frame =
-                whole.then(|| unsafe { slice::from_raw_parts(place.add(start).as_ptr(), held) });
+            let frame = whole.then(|| unsafe { slice::from_raw_parts(first, held) });
             if frame.is_some_and(|frame| batch.push(frame)) {
                 fetched.kept += 1;
             } else {
