@@ -39,7 +39,8 @@ const LAYERS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "admin", "blob", "client", "clock", "config", "engine", "link", "protocol", "server",
-            "storage", "units", "wake",
+            "storage", "units", "wake", "blob", "client", "clock", "config", "engine", "link",
+            "protocol", "server", "storage", "units", "wake",
         ],
     ),
 ];

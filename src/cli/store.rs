@@ -1,5 +1,9 @@
 //! `store`: archives as a whole.
 
+mod fsck;
+mod repair;
+mod usage;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,7 +17,7 @@ use crate::admin::{Refusal, RefusalKind, Request, StoreRequest};
 use crate::config::parse_size;
 use crate::storage::cas::{CasStore, Layout, StoreOptions};
 
-/// Make an archive, and tell of one
+/// Make an archive, tell of one, check and mend it
 ///
 /// A running server is asked by its control socket; an archive that no server has open is named by
 /// --store.
@@ -36,6 +40,9 @@ enum Verb {
         #[command(flatten)]
         archive: ArchiveArgs,
     },
+    Fsck(fsck::FsckCmd),
+    Repair(repair::RepairCmd),
+    Usage(usage::UsageCmd),
 }
 
 impl StoreCmd {
@@ -50,6 +57,9 @@ impl StoreCmd {
             Verb::Commit { archive } => archive.act(out, StoreRequest::Commit, |store| {
                 format!("{}: commit {}", field(store, "path"), field(store, "commit"))
             }),
+            Verb::Fsck(command) => command.run(out),
+            Verb::Repair(command) => command.run(out),
+            Verb::Usage(command) => command.run(out),
         }
     }
 }

@@ -3,4 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod basic;
+mod damage;
 mod disk;
+mod fixture;
+mod no_space;
+mod octets;
+#[path = "../common/small_disk.rs"]
+mod small_disk;

@@ -31,6 +31,7 @@ use super::index::IndexError;
 use super::manifest::Manifest;
 use super::node::Node;
 use super::overlay::Generation;
+use super::patch::base_of;
 use super::request::{Edit, Edited, Reply, Request};
 use super::shared::{HandedOver, News, StoreShared, View, VolumeShared};
 use super::tree::{NodeSource, TreeError};
@@ -102,7 +103,11 @@ impl CommitNodes {
 
     /// The name of a block of which all octets after the first `keep` are zeros.
     fn cut_block(&mut self, id: ContentId, keep: usize) -> Result<Option<ContentId>, ReadError> {
-        let mut octets = self.shared.reader.block(id)?.to_vec();
+        let octets = self.shared.reader.block(id)?;
+        if let Some(base) = base_of(&octets, self.shared.block_bytes) {
+            return Err(ReadError::InPart { id, base });
+        }
+        let mut octets = octets.to_vec();
         octets[keep..].fill(0);
         if octets.iter().all(|octet| *octet == 0) {
             return Ok(None);
@@ -503,13 +508,12 @@ impl<M: Medium> Committer<M> {
             prepare(&self.shared.reader, job, chunk, block_bytes, self.threads)?;
         self.split.add(&split);
         let started = crate::clock::now();
-        let raw_len = u32::try_from(block_bytes).map_err(|_| Trouble::TooLong)?;
         for prepared in prepared {
             let id = match prepared {
                 Prepared::Zeros => None,
                 Prepared::Stored(id) => Some(id),
-                Prepared::New { id, codec, payload } => {
-                    self.packs.push_block(id, codec, raw_len, &payload)?;
+                Prepared::New { kind, id, codec, raw_len, payload } => {
+                    self.packs.push_block(kind, id, codec, raw_len, &payload)?;
                     Some(id)
                 }
             };

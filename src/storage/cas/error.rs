@@ -35,12 +35,42 @@ pub(super) enum ReadError {
     /// What is in the pack is not what was put there.
     #[error("{id} in pack {pack} is damaged")]
     Frame { pack: BlobId, id: ContentId, source: FrameError },
+    /// A block that is none of this store.
+    #[error("block {id} has {len} octets, which no block of this archive has")]
+    Block { id: ContentId, len: usize },
+    /// A block of which only some sectors are there.
+    #[error("block {id} is there in part: other sectors are in {base}, which cannot be read")]
+    InPart { id: ContentId, base: ContentId },
     /// A node that is none.
     #[error("node {id} makes no sense")]
     Node { id: ContentId, source: NodeError },
     /// A tree that does not fit together.
     #[error(transparent)]
     Tree(#[from] TreeError),
+}
+
+impl ReadError {
+    /// Whether it is what is stored that cannot be had: asking again, or for it to be found again, may
+    /// help, but nothing can be relied upon.
+    pub(super) fn is_loss(&self) -> bool {
+        match self {
+            Self::Unknown { .. }
+            | Self::UnknownPack { .. }
+            | Self::Frame { .. }
+            | Self::Block { .. }
+            | Self::InPart { .. } => true,
+            Self::Blob(error) => matches!(
+                error,
+                BlobError::NotFound { .. }
+                    | BlobError::Damaged { .. }
+                    | BlobError::Overlong { .. }
+                    | BlobError::Range { .. }
+                    | BlobError::NotABlob { .. }
+                    | BlobError::Io { .. }
+            ),
+            Self::Index(_) | Self::Node { .. } | Self::Tree(_) => false,
+        }
+    }
 }
 
 /// Why a store cannot be opened, read or changed.
@@ -81,6 +111,25 @@ pub enum CasError {
         path: PathBuf,
         /// Why not.
         source: RootsError,
+    },
+    /// There is no state that root slots could be made for.
+    #[error("no state of archive {path} is there in full; {tried} were looked at")]
+    NoState {
+        /// The directory.
+        path: PathBuf,
+        /// How many manifests there are.
+        tried: usize,
+    },
+    /// Root slots need not be made anew.
+    #[error(
+        "a root slot of archive {path} is sound, that of commit {commit}, and there is no later state; to \
+         go back to an earlier one on purpose: --force"
+    )]
+    RootsSound {
+        /// The directory.
+        path: PathBuf,
+        /// The commit.
+        commit: u64,
     },
     /// The newest root slot is damaged, and the journal relies on it.
     #[error(
@@ -341,7 +390,7 @@ pub enum CasError {
     },
 }
 
-fn ranges(lost: &[RangeInclusive<u64>]) -> String {
+pub(super) fn ranges(lost: &[RangeInclusive<u64>]) -> String {
     let ranges: Vec<_> =
         lost.iter().map(|range| format!("{} to {}", range.start(), range.end())).collect();
     ranges.join(", ")

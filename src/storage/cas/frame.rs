@@ -27,6 +27,7 @@ impl FrameKind {
             Self::Node => 2,
             Self::Manifest => 3,
             Self::PackList => 4,
+            Self::Patch => 5,
         }
     }
 
@@ -37,14 +38,27 @@ impl FrameKind {
             2 => Some(Self::Node),
             3 => Some(Self::Manifest),
             4 => Some(Self::PackList),
+            5 => Some(Self::Patch),
             _ => None,
+        }
+    }
+
+    /// What it is called in messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::Node => "node",
+            Self::Manifest => "manifest",
+            Self::PackList => "list of packs",
+            Self::Patch => "patch",
         }
     }
 
     /// The most octets that a frame of this kind stands for.
     const fn raw_max(self) -> usize {
         match self {
-            Self::Block | Self::Node => BLOCK_MAX,
+            // A patch lacks more of a block than it has besides.
+            Self::Block | Self::Node | Self::Patch => BLOCK_MAX,
             Self::Manifest | Self::PackList => BLOB_MAX,
         }
     }
@@ -359,7 +373,7 @@ mod tests {
         for header in taken {
             assert_eq!(FrameHeader::parse(&header.emit()), Ok(header));
         }
-        for (octet, wrong) in [(5, 0), (5, 5), (6, 2), (7, 1)] {
+        for (octet, wrong) in [(5, 0), (5, 6), (6, 2), (7, 1)] {
             let mut octets = *ABC.first_chunk::<FRAME_HEADER>().unwrap();
             octets[octet] = wrong;
             seal(&mut octets);
@@ -370,7 +384,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_put_in_comes_out(
-            kind in 1_u8..=4,
+            kind in 1_u8..=5,
             raw in prop::collection::vec(0_u8..4, 1..5000),
         ) {
             let kind = FrameKind::from_code(kind).unwrap();

@@ -15,6 +15,8 @@ pub enum FrameKind {
     Manifest,
     /// A part of the list of packs.
     PackList,
+    /// Some sectors of a block of which the others could not be read.
+    Patch,
 }
 
 impl FrameKind {
@@ -26,6 +28,7 @@ impl FrameKind {
             Self::Node => Some("aoe-server archive 2026 node"),
             Self::Manifest => Some("aoe-server archive 2026 manifest"),
             Self::PackList => Some("aoe-server archive 2026 pack list"),
+            Self::Patch => Some("aoe-server archive 2026 patch"),
         }
     }
 }

@@ -25,6 +25,7 @@ mod compress;
 mod entry;
 mod error;
 mod frame;
+mod fsck;
 mod group;
 mod id;
 mod index;
@@ -36,17 +37,24 @@ mod node;
 mod octets;
 mod overlay;
 mod pack;
+mod patch;
 mod reader;
 mod recover;
+mod repair;
 mod request;
 mod root;
 mod runs;
 mod shared;
 mod store;
 mod tree;
+mod usage;
 mod volume;
 
 pub use error::CasError;
+pub use fsck::{
+    Finding, FsckCounts, FsckOptions, FsckPhase, FsckProgress, FsckReport, LostRange, PackPart,
+    Severity,
+};
 pub use id::{BlockNumber, ContentId, FrameKind, StoreId, VolumeNumber};
 #[doc(hidden)]
 pub use index::fuzz as fuzz_index_run;
@@ -55,8 +63,10 @@ pub use manifest::Layout;
 #[doc(hidden)]
 pub use node::fuzz as fuzz_node;
 pub use recover::Recovered;
+pub use repair::{IndexRepair, JournalRelation, RepairRootsOptions, RootsRepair};
 pub use root::RootsError;
 pub use store::{CasStore, SnapshotOptions, StoreOptions, VolumeOptions};
 #[doc(hidden)]
 pub use tree::TreeBench;
+pub use usage::{DiskUsage, Usage};
 pub use volume::CasVolume;

@@ -351,7 +351,7 @@ pub(super) fn zero_sectors(wanted: SectorMask, first: usize, into: &mut [u8]) {
 }
 
 /// Runs of ones, as ranges of bits.
-fn runs(mut wanted: SectorMask) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn runs(mut wanted: SectorMask) -> impl Iterator<Item = Range<usize>> {
     std::iter::from_fn(move || {
         if wanted == 0 {
             return None;

@@ -28,7 +28,7 @@ const VERSION: u16 = 1;
 /// What a pack has frames of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum PackKind {
-    /// Blocks.
+    /// Blocks, and patches.
     Data,
     /// Everything else.
     Meta,
@@ -55,7 +55,7 @@ impl PackKind {
     /// The packs that frames of `kind` belong in.
     pub(super) const fn of(kind: FrameKind) -> Self {
         match kind {
-            FrameKind::Block => Self::Data,
+            FrameKind::Block | FrameKind::Patch => Self::Data,
             FrameKind::Node | FrameKind::Manifest | FrameKind::PackList => Self::Meta,
         }
     }

@@ -15,11 +15,12 @@ use quick_cache::sync::Cache;
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::error::ReadError;
-use super::frame::open_frame;
+use super::frame::{FrameHeader, open_frame};
 use super::id::TreeRoot;
 use super::index::{Index, Location};
 use super::manifest::PackEntry;
 use super::node::Node;
+use super::patch::{Patch, base_of};
 use super::runs::Runs;
 use super::tree::{Cursor, NodeMemory, NodeSource, Peek};
 use super::{BlockNumber, ContentId, FrameKind};
@@ -55,7 +56,7 @@ impl Weighter<ContentId, Arc<Node>> for ByBytes {
 }
 
 /// Which packs there are, by their numbers.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct PackTable(Vec<Option<PackEntry>>);
 
 impl PackTable {
@@ -100,6 +101,7 @@ pub(super) struct Reader {
     nodes: Cache<ContentId, Arc<Node>, ByBytes>,
     blocks: Cache<ContentId, Arc<[u8]>, ByBytes>,
     cache_bytes: u64,
+    block_bytes: usize,
     pub(super) counters: ReadCounters,
     pub(super) pool: FetchPool,
 }
@@ -135,6 +137,7 @@ impl Reader {
                 ByBytes,
             ),
             cache_bytes,
+            block_bytes,
             counters: ReadCounters::default(),
             pool: FetchPool::default(),
         }
@@ -189,11 +192,52 @@ impl Reader {
         open_frame(&octets, kind, id).map_err(|source| ReadError::Frame { pack, id, source })
     }
 
-    /// A block, from memory or from where it is kept.
+    /// A block, from memory or from where it is kept; in part, if it is a patch on something that cannot
+    /// be read.
     pub(super) fn block(&self, id: ContentId) -> Result<Arc<[u8]>, ReadError> {
-        match self.blocks.get(&id) {
-            Some(octets) => Ok(octets),
-            None => Ok(self.frame(FrameKind::Block, id)?.into()),
+        if let Some(octets) = self.blocks.get(&id) {
+            return Ok(octets);
+        }
+        let (pack, Location { place, .. }) = self.locate(id)?;
+        let mut octets = vec![0; place.len as usize];
+        self.read_part(pack, place.offset.into(), &mut octets)?;
+        self.open_block(&octets, pack, id)
+    }
+
+    /// What the frame of a block says.
+    fn open_block(
+        &self,
+        frame: &[u8],
+        pack: BlobId,
+        id: ContentId,
+    ) -> Result<Arc<[u8]>, ReadError> {
+        let damaged = |source| ReadError::Frame { pack, id, source };
+        let kind = FrameHeader::parse(frame).map(|header| header.kind);
+        if kind != Ok(FrameKind::Patch) {
+            let octets = open_frame(frame, FrameKind::Block, id).map_err(damaged)?;
+            return self.of_block_length(octets, id);
+        }
+        let raw = open_frame(frame, FrameKind::Patch, id).map_err(damaged)?;
+        let patch = Patch::parse(&raw, self.block_bytes);
+        let patch = patch.ok_or(ReadError::Block { id, len: raw.len() })?;
+        // A patch is never on another one.
+        let base = match self.frame(FrameKind::Block, patch.base) {
+            Ok(base) => self.of_block_length(base, patch.base),
+            Err(error) => Err(error),
+        };
+        match base {
+            Ok(base) => Ok(patch.on(&base).into()),
+            Err(error) if error.is_loss() => Ok(patch.in_part().into()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Others would be taken for blocks in part.
+    fn of_block_length(&self, octets: Vec<u8>, id: ContentId) -> Result<Arc<[u8]>, ReadError> {
+        if octets.len() == self.block_bytes {
+            Ok(octets.into())
+        } else {
+            Err(ReadError::Block { id, len: octets.len() })
         }
     }
 
@@ -411,10 +455,14 @@ impl<'a> Loading<'a> {
             #[allow(clippy::cast_possible_truncation, reason = "it lies within the octets")]
             let at = (u64::from(place.offset) - start) as usize;
             let frame = &octets[at..at + place.len as usize];
-            match open_frame(frame, FrameKind::Block, *id) {
-                Ok(_) if self.fetched.fetch.purpose == Purpose::Verify => {}
-                Ok(octets) => self.fetched.blocks.push((*id, octets.into())),
-                Err(source) => self.fail(*block, &ReadError::Frame { pack, id: *id, source }),
+            match self.reader.open_block(frame, pack, *id) {
+                Ok(octets) if self.fetched.fetch.purpose == Purpose::Verify => {
+                    if let Some(base) = base_of(&octets, self.reader.block_bytes) {
+                        self.fail(*block, &ReadError::InPart { id: *id, base });
+                    }
+                }
+                Ok(octets) => self.fetched.blocks.push((*id, octets)),
+                Err(error) => self.fail(*block, &error),
             }
         }
     }

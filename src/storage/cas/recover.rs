@@ -9,6 +9,7 @@ use super::commit::{CommitParts, CommitStatus, Committer, JournalParts, OWN_PACK
 use super::entry::ArchiveEntry;
 use super::error::{CasError, Why};
 use super::frame::open_frame;
+use super::fsck::frames_of;
 use super::group::{GroupCommitter, Step};
 use super::index::{Index, Location};
 use super::manifest::{Features, FrameRef, Layout, Manifest, PackEntry, parse_pack_list};
@@ -21,7 +22,7 @@ use super::runs::Runs;
 use super::shared::StoreShared;
 use super::store::StoreOptions;
 use super::{ContentId, FrameKind, StoreId, VolumeNumber};
-use crate::blob::{BlobError, BlobStore};
+use crate::blob::{BlobError, BlobId, BlobStore};
 use crate::clock::{self, Instant};
 use crate::storage::journal::{Guarded, JournalId, Medium, Scan, Sequence};
 use crate::units::{SECTOR_SIZE, Sectors};
@@ -72,11 +73,11 @@ pub(super) struct NewStore {
 }
 
 /// The parts of a manifest that say where things are.
-struct Found {
-    slot: RootSlot,
-    manifest: Manifest,
-    packs: PackTable,
-    own: PackEntry,
+pub(super) struct Found {
+    pub(super) slot: RootSlot,
+    pub(super) manifest: Manifest,
+    pub(super) packs: PackTable,
+    pub(super) own: PackEntry,
 }
 
 /// Stores the first manifest of an empty store, and returns the root slot that names it. The store is
@@ -213,7 +214,7 @@ fn replay_rest(
 }
 
 /// Reads the newest root slot, its manifest and its lists of packs.
-fn find(
+pub(super) fn find(
     path: &std::path::Path,
     blobs: &dyn BlobStore,
     roots: &impl Medium,
@@ -224,6 +225,15 @@ fn find(
         .into_iter()
         .next()
         .ok_or(CasError::Roots { path: path.into(), source: super::root::RootsError::Neither })?;
+    read_state(path, blobs, slot)
+}
+
+/// Reads the manifest that a root slot names, and its lists of packs.
+pub(super) fn read_state(
+    path: &std::path::Path,
+    blobs: &dyn BlobStore,
+    slot: RootSlot,
+) -> Result<Found, CasError> {
     let unreadable =
         |why: Why| CasError::Manifest { path: path.into(), commit: slot.commit, why: why.0 };
     let octets = read_frame(blobs, &slot.manifest, FrameKind::Manifest).map_err(unreadable)?;
@@ -240,8 +250,10 @@ fn find(
         if list.pack == OWN_PACK {
             list.pack = slot.manifest.pack;
         }
-        let octets = read_frame(blobs, list, FrameKind::PackList).map_err(unreadable)?;
-        let entries = parse_pack_list(&octets).map_err(|error| unreadable(error.into()))?;
+        let pack = list.pack;
+        let unlisted = |why: Why| unreadable(Why(format!("its list in pack {pack}: {}", why.0)));
+        let octets = read_frame(blobs, list, FrameKind::PackList).map_err(unlisted)?;
+        let entries = parse_pack_list(&octets).map_err(|error| unlisted(error.into()))?;
         for entry in entries {
             packs.insert(entry);
         }
@@ -253,7 +265,11 @@ fn find(
 }
 
 /// A frame whose place is known.
-fn read_frame(blobs: &dyn BlobStore, at: &FrameRef, kind: FrameKind) -> Result<Vec<u8>, Why> {
+pub(super) fn read_frame(
+    blobs: &dyn BlobStore,
+    at: &FrameRef,
+    kind: FrameKind,
+) -> Result<Vec<u8>, Why> {
     let mut octets = vec![0; at.place.len as usize];
     blobs.get_range(at.pack, at.place.offset.into(), &mut octets)?;
     Ok(open_frame(&octets, kind, at.id)?)
@@ -282,17 +298,18 @@ fn open_index(
     }
     let covered = index.covered();
     for pack in packs.iter().filter(|pack| covered.is_none_or(|covered| pack.number > covered)) {
-        match read_directory(blobs, &pack) {
-            Ok(entries) => index.insert_many(entries),
-            // What is in it is answered with errors, each told when it is asked for.
-            Err(why) => log::error!(
-                "archive {}: PACK {} CANNOT BE USED, what is in it is lost unless it is mended: {}; \
-                 aoe-server store fsck tells what that is",
+        let (frames, damage) = frames_of(blobs, &pack);
+        // What is not found is answered with errors, each told when it is asked for.
+        if let Some(why) = damage {
+            log::error!(
+                "archive {}: PACK {} IS DAMAGED, {} frames were found in it, what else it had is lost \
+                 unless it is mended: {why}; aoe-server store fsck tells what that is",
                 path.display(),
                 pack.id,
-                why.0
-            ),
+                frames.len(),
+            );
         }
+        index.insert_many(frames);
     }
     Ok(index)
 }
@@ -302,24 +319,33 @@ pub(super) fn read_directory(
     blobs: &dyn BlobStore,
     pack: &PackEntry,
 ) -> Result<Vec<(ContentId, Location)>, Why> {
+    let entries = read_entries(blobs, pack.id, pack.bytes.into())?;
+    let located = |entry: &super::pack::DirectoryEntry| {
+        (entry.id, Location { pack: pack.number, place: entry.place })
+    };
+    Ok(entries.iter().map(located).collect())
+}
+
+/// The directory of a pack of `bytes` octets.
+pub(super) fn read_entries(
+    blobs: &dyn BlobStore,
+    pack: BlobId,
+    bytes: u64,
+) -> Result<Vec<super::pack::DirectoryEntry>, Why> {
     #[allow(clippy::cast_possible_truncation, reason = "at most TAIL")]
-    let mut tail = vec![0; u64::from(pack.bytes).min(TAIL) as usize];
-    let len = blobs.get_tail(pack.id, &mut tail)?;
+    let mut tail = vec![0; bytes.min(TAIL) as usize];
+    let len = blobs.get_tail(pack, &mut tail)?;
     let footer = Footer::parse(&tail, len)?;
     let mut octets = Vec::new();
     let directory = match footer.directory_in(&tail) {
         Some(directory) => directory,
         None => {
             octets.resize(footer.directory_len(), 0);
-            blobs.get_range(pack.id, footer.directory_at.into(), &mut octets)?;
+            blobs.get_range(pack, footer.directory_at.into(), &mut octets)?;
             &octets
         }
     };
-    let entries = parse_directory(directory, &footer)?;
-    let located = |entry: &super::pack::DirectoryEntry| {
-        (entry.id, Location { pack: pack.number, place: entry.place })
-    };
-    Ok(entries.iter().map(located).collect())
+    Ok(parse_directory(directory, &footer)?)
 }
 
 /// Reads the journal, and refuses one that lacks anything which the root slot relies on.

@@ -148,6 +148,40 @@ pub enum RootsError {
     },
 }
 
+/// What is in the place of a slot.
+#[derive(Debug)]
+pub(super) enum SlotState {
+    /// Nothing but zeros: no slot was ever written there.
+    Empty,
+    Sound(RootSlot),
+    /// Torn, damaged, or the slot of the other place.
+    Damaged,
+    /// A later program wrote it.
+    Version(u16),
+    Unreadable,
+}
+
+/// Looks at each slot by itself, for who wants to know how both are.
+pub(super) fn examine_roots(medium: &impl Medium) -> [SlotState; 2] {
+    [0, 1].map(|commit| {
+        let place = RootSlot::place(commit);
+        let mut octets = [0; SLOT];
+        match medium.read_at(place, &mut octets) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return SlotState::Damaged;
+            }
+            Err(_) => return SlotState::Unreadable,
+        }
+        match RootSlot::parse(&octets) {
+            Ok(root) if RootSlot::place(root.commit) == place => SlotState::Sound(root),
+            Err(RootError::Version(found)) => SlotState::Version(found),
+            Err(RootError::Invalid) if octets.iter().all(|octet| *octet == 0) => SlotState::Empty,
+            Ok(_) | Err(RootError::Invalid) => SlotState::Damaged,
+        }
+    })
+}
+
 /// The roots of a store, the newest first: two as a rule. There is one when the other has not been
 /// written yet, was torn in writing, or is damaged; whether something newer is lost then shows in the
 /// journal, which has given up more than [`RootSlot::released`].

@@ -1,6 +1,6 @@
 //! A store in a directory, with its threads; and what others ask of it.
 
-mod files;
+pub(super) mod files;
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -15,11 +15,14 @@ use self::files::{StoreFiles, create, exists, open_files};
 use super::commit::{CommitStatus, Committer};
 use super::error::{CasError, Why};
 use super::frame::BLOCK_MAX;
+use super::fsck::{self, FsckOptions, FsckProgress, FsckReport};
 use super::group::{GroupCommitter, GroupRequest, Step};
 use super::manifest::{BLOCK_MIN, Layout, Manifest};
 use super::recover::{OpenStore, Recovered, recover};
+use super::repair::{self, IndexRepair, RepairRootsOptions, RootsRepair};
 use super::request::{Attach, Edit, Edited, Reply, Request};
 use super::shared::StoreShared;
+use super::usage::{self, Usage};
 use super::volume::CasVolume;
 use super::{DiffRange, SnapshotInfo, StoreInfo, VolumeInfo};
 use crate::clock;
@@ -490,6 +493,74 @@ impl CasStore {
     /// is opened next.
     pub fn close(&self) -> Result<(), CasError> {
         self.0.close()
+    }
+
+    /// Reads through the store at `path`, which nobody may have open. Nothing is written to it.
+    ///
+    /// # Errors
+    /// When it is in use, is none, or cannot be looked at; what is wrong with it is no error.
+    pub fn fsck(
+        path: impl AsRef<Path>,
+        options: &FsckOptions,
+        progress: &mut dyn FnMut(FsckProgress),
+    ) -> Result<FsckReport, CasError> {
+        fsck::fsck(path.as_ref(), options, progress)
+    }
+
+    /// Throws the index of the store at `path` away, which nobody may have open, and makes it anew from
+    /// what its packs say of themselves.
+    ///
+    /// # Errors
+    /// When it is in use, or has no state that can be read. Packs that are damaged are no error.
+    pub fn repair_index(
+        path: impl AsRef<Path>,
+        progress: &mut dyn FnMut(FsckProgress),
+    ) -> Result<IndexRepair, CasError> {
+        repair::repair_index(path.as_ref(), progress)
+    }
+
+    /// Makes the root slots of the store at `path` anew, which nobody may have open, for the newest state
+    /// that is there in full.
+    ///
+    /// # Errors
+    /// [`CasError::RootsSound`] when there is a slot for that state or a later one,
+    /// [`CasError::NoState`] when there is no such state; when the store is in use.
+    pub fn repair_roots(
+        path: impl AsRef<Path>,
+        options: &RepairRootsOptions,
+    ) -> Result<RootsRepair, CasError> {
+        repair::repair_roots(path.as_ref(), options)
+    }
+
+    /// Reads through what is durable of this store while it is open: packs, index and trees, but not
+    /// journal and root slots. It takes no part in what else is done meanwhile.
+    ///
+    /// # Errors
+    /// [`CasError::Stopped`] when the store is closed.
+    pub fn scrub(&self, progress: &mut dyn FnMut(FsckProgress)) -> Result<FsckReport, CasError> {
+        let manifest = self.manifest()?;
+        let reader = &self.0.shared.reader;
+        // Of packs that come later no tree of this manifest knows.
+        let packs = reader.packs.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let (blobs, index) = (&*reader.blobs, &reader.index);
+        Ok(fsck::scrub(&self.0.path, blobs, &manifest, &packs, index, progress))
+    }
+
+    /// Counts what the volumes and snapshots of this store hold, as of the last commit.
+    ///
+    /// # Errors
+    /// [`CasError::Stopped`] when the store is closed.
+    pub fn usage(&self) -> Result<Usage, CasError> {
+        let manifest = self.manifest()?;
+        Ok(usage::usage(&self.0.path, &manifest, &self.0.shared.reader))
+    }
+
+    /// As [`Self::usage`], of the store at `path`, which nobody may have open.
+    ///
+    /// # Errors
+    /// When it is in use, is none, or has no state or index that can be read.
+    pub fn usage_of(path: impl AsRef<Path>) -> Result<Usage, CasError> {
+        usage::usage_of(path.as_ref())
     }
 
     fn status(&self) -> CommitStatus {

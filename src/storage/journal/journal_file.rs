@@ -32,7 +32,20 @@ impl JournalFile {
             io::ErrorKind::IsADirectory => JournalError::NotAFile { path: path.into() },
             _ => JournalError::Io { op: "open", path: path.into(), source },
         })?;
-        lock_journal(path, &file)?;
+        lock_journal(path, &file, FlockOperation::NonBlockingLockExclusive)?;
+        if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            return Err(JournalError::NotAFile { path: path.into() });
+        }
+        Ok(Self::locked(path, file))
+    }
+
+    /// Opens the journal at `path` to be read only. Others may read it meanwhile, and none may use it.
+    pub(in super::super) fn examine(path: &Path) -> Result<Self, JournalError> {
+        let file = File::open(path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => JournalError::NotFound { path: path.into() },
+            _ => JournalError::Io { op: "open", path: path.into(), source },
+        })?;
+        lock_journal(path, &file, FlockOperation::NonBlockingLockShared)?;
         if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
             return Err(JournalError::NotAFile { path: path.into() });
         }
@@ -59,7 +72,7 @@ impl JournalFile {
             .mode(0o600)
             .open(&new)
             .map_err(failed("create", &new))?;
-        lock_journal(&new, &file)?;
+        lock_journal(&new, &file, FlockOperation::NonBlockingLockExclusive)?;
         let written = format(&file, id, geometry, last)
             .and_then(|()| file.set_len(geometry.bytes()))
             .and_then(|()| file.sync_all());
@@ -106,9 +119,9 @@ pub(in super::super) fn random_id(path: &Path) -> Result<JournalId, JournalError
 }
 
 /// Keeps others from using a journal.
-fn lock_journal(path: &Path, file: &File) -> Result<(), JournalError> {
+fn lock_journal(path: &Path, file: &File, lock: FlockOperation) -> Result<(), JournalError> {
     let failed = |op, source| JournalError::Io { op, path: path.into(), source };
-    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+    match rustix::fs::flock(file, lock) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
             let holder = Holder::of_lock_on(file);

@@ -5,7 +5,9 @@ use std::thread;
 
 use super::super::compress::{Codec, compress};
 use super::super::error::ReadError;
-use super::super::overlay::{Generation, RangeSet, copy_sectors, mask};
+use super::super::octets::word;
+use super::super::overlay::{Generation, RangeSet, SectorMask, copy_sectors, mask};
+use super::super::patch::{Patch, base_of, sectors_of};
 use super::super::reader::Reader;
 use super::super::shared::View;
 use super::super::tree::Cursor;
@@ -71,7 +73,7 @@ pub(super) enum Prepared {
     /// It is stored already.
     Stored(ContentId),
     /// It is to be stored.
-    New { id: ContentId, codec: Codec, payload: Vec<u8> },
+    New { kind: FrameKind, id: ContentId, codec: Codec, raw_len: u32, payload: Vec<u8> },
 }
 
 /// Prepares blocks of a job on `threads` threads, in order.
@@ -112,6 +114,8 @@ struct Preparing<'a> {
     reader: &'a Reader,
     job: &'a VolumeJob,
     octets: Vec<u8>,
+    /// Sectors of the block that were not written and cannot be read, and the block that they are in.
+    holes: Option<(SectorMask, ContentId)>,
     compressed: Vec<u8>,
     cursor: Cursor,
     split: Split,
@@ -123,6 +127,7 @@ impl<'a> Preparing<'a> {
             reader,
             job,
             octets: vec![0; block_bytes],
+            holes: None,
             compressed: Vec::new(),
             cursor: Cursor::default(),
             split: Split::default(),
@@ -134,10 +139,20 @@ impl<'a> Preparing<'a> {
         self.fill(block)?;
         self.cut(block);
         let filled = clock::now();
-        if is_zero(&self.octets) {
-            return Ok(Prepared::Zeros);
-        }
-        let id = ContentId::of(FrameKind::Block, &self.octets);
+        let (kind, patch) = match self.holes {
+            None if is_zero(&self.octets) => return Ok(Prepared::Zeros),
+            None => (FrameKind::Block, None),
+            Some((holes, base)) => {
+                let valid = mask(0, self.octets.len() / SECTOR_SIZE) & !holes;
+                if valid == 0 {
+                    return Ok(Prepared::Stored(base));
+                }
+                let patch = Patch { base, valid, octets: self.octets.clone() };
+                (FrameKind::Patch, Some(patch.emit()))
+            }
+        };
+        let raw = patch.as_ref().unwrap_or(&self.octets);
+        let id = ContentId::of(kind, raw);
         let hashed = clock::now();
         let stored = self.reader.index.get(id)?.is_some();
         let looked = clock::now();
@@ -150,13 +165,15 @@ impl<'a> Preparing<'a> {
         if stored {
             return Ok(Prepared::Stored(id));
         }
-        let codec = compress(&self.octets, &mut self.compressed);
+        let codec = compress(raw, &mut self.compressed);
+        let raw_len = word(raw.len());
         self.split.compress += nanos(looked, clock::now());
-        Ok(Prepared::New { id, codec, payload: self.compressed.clone() })
+        Ok(Prepared::New { kind, id, codec, raw_len, payload: self.compressed.clone() })
     }
 
     /// Composes the block: what was written, on top of what was there.
     fn fill(&mut self, block: BlockNumber) -> Result<(), ReadError> {
+        self.holes = None;
         let mut wanted = mask(0, self.octets.len() / SECTOR_SIZE);
         for layer in &self.job.layers {
             wanted = layer.compose(block, 0, wanted, &mut self.octets);
@@ -166,8 +183,18 @@ impl<'a> Preparing<'a> {
         }
         match self.cursor.lookup(self.job.base.root, block, self.reader)? {
             Some(id) => {
-                let base = self.reader.block(id)?;
-                copy_sectors(wanted, 0, &mut self.octets, |range| &base[range]);
+                let block_bytes = self.octets.len();
+                match self.reader.block(id) {
+                    Ok(base) => {
+                        let have = sectors_of(&base, block_bytes);
+                        copy_sectors(wanted & have, 0, &mut self.octets, |range| &base[range]);
+                        let holes = Some(wanted & !have).filter(|holes| *holes != 0);
+                        self.holes = holes.zip(base_of(&base, block_bytes));
+                    }
+                    // What was written must not wait for what may never be read again.
+                    Err(error) if error.is_loss() => self.holes = Some((wanted, id)),
+                    Err(error) => return Err(error),
+                }
             }
             None => super::super::overlay::zero_sectors(wanted, 0, &mut self.octets),
         }
@@ -182,7 +209,10 @@ impl Preparing<'_> {
         let sectors = self.job.base.size.0.saturating_sub(block.0 * per_block);
         if sectors < per_block {
             #[allow(clippy::cast_possible_truncation, reason = "less than a block")]
-            self.octets[sectors as usize * SECTOR_SIZE..].fill(0);
+            let sectors = sectors as usize;
+            self.octets[sectors * SECTOR_SIZE..].fill(0);
+            let holes = self.holes.map(|(holes, base)| (holes & mask(0, sectors), base));
+            self.holes = holes.filter(|(holes, _)| *holes != 0);
         }
     }
 }

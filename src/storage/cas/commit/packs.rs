@@ -107,9 +107,10 @@ impl Packs {
         Ok(self.fresh.contains(&id) || self.reader().index.get(id)?.is_some())
     }
 
-    /// Adds a block that is not stored.
+    /// Adds a block, or a patch, that is not stored.
     pub(super) fn push_block(
         &mut self,
+        kind: FrameKind,
         id: ContentId,
         codec: Codec,
         raw_len: u32,
@@ -125,7 +126,7 @@ impl Packs {
         if full && !self.data.is_empty() {
             self.seal_data()?;
         }
-        let place = self.data.push(FrameKind::Block, id, codec, raw_len, payload);
+        let place = self.data.push(kind, id, codec, raw_len, payload);
         self.data_frames.push((id, place));
         Ok(())
     }

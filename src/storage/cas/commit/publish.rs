@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use rtrb::RingBuffer;
 
-use super::super::VolumeNumber;
 use super::super::compress::compress;
 use super::super::error::CasError;
 use super::super::group::{Attached, GroupRequest};
@@ -14,6 +13,7 @@ use super::super::request::{Attach, Edit, Edited, Reply, Request};
 use super::super::root::RootSlot;
 use super::super::shared::{News, View, VolumeShared};
 use super::super::volume::{CasVolume, FrontRings, ORDERS};
+use super::super::{FrameKind, VolumeNumber};
 use super::blocks::VolumeJob;
 use super::edit::{EditMeans, Refused};
 use super::packs::OWN_PACK;
@@ -127,7 +127,8 @@ impl<M: Medium> Committer<M> {
         for (id, octets) in blocks {
             if !self.packs.has(id)? {
                 let codec = compress(&octets, &mut payload);
-                self.packs.push_block(id, codec, manifest.block_bytes, &payload)?;
+                let raw_len = manifest.block_bytes;
+                self.packs.push_block(FrameKind::Block, id, codec, raw_len, &payload)?;
             }
         }
         self.packs.finish_data()?;

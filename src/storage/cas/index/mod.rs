@@ -351,6 +351,19 @@ impl<R: RunStore> Index<R> {
         self.current().iter().filter_map(|run| run.verify().err()).collect()
     }
 
+    /// Shows every entry of every run to `visit`, those that a newer run overrides as well; tells
+    /// what is wrong with runs that are damaged, of which it shows what comes before the damage.
+    pub(super) fn for_each(&self, visit: &mut dyn FnMut(ContentId, Location)) -> Vec<IndexError> {
+        let read = |run: &Arc<Run<R::File>>| {
+            let mut cursor = run.cursor();
+            while let Some(Entry { id, location }) = cursor.next()? {
+                visit(id, location);
+            }
+            Ok(())
+        };
+        self.current().iter().map(read).filter_map(Result::err).collect()
+    }
+
     /// Removes files that are not used.
     fn sweep(&self, upkeep: &mut Upkeep) -> Result<(), IndexError> {
         // First those without which no other would be used, so that no part of what is removed is

@@ -21,7 +21,8 @@ use super::super::root::{ROOTS, RootSlot};
 use super::super::runs::Runs;
 use super::super::{StoreId, root};
 use super::StoreOptions;
-use crate::blob::file::FileBlobStore;
+use crate::blob::BlobError;
+use crate::blob::file::{FileBlobStore, MARKER};
 use crate::storage::journal::{
     DirectFile, Geometry, JournalError, JournalFile, JournalId, Medium, Sequence, random_id,
 };
@@ -30,6 +31,8 @@ use crate::storage::journal::{
 const DIRECTORY: &str = "archive";
 /// The file with the root slots.
 const ROOTS_FILE: &str = "roots";
+/// What there was of root slots before they were made anew.
+const DAMAGED_ROOTS: &str = "roots.damaged";
 /// The journal, when it is kept in the store.
 const JOURNAL: &str = "journal";
 /// The directory of the index.
@@ -39,14 +42,14 @@ const UNFINISHED: &str = "unfinished";
 
 /// What is locked as long as a store is open.
 #[derive(Debug)]
-pub(super) struct StoreFiles {
+pub(in super::super) struct StoreFiles {
     path: PathBuf,
     _blobs: Arc<FileBlobStore>,
     _journal: JournalFile,
 }
 
 /// Whether there is a store at `path`.
-pub(super) fn exists(path: &Path) -> bool {
+pub(in super::super) fn exists(path: &Path) -> bool {
     path.join(DIRECTORY).join(ROOTS_FILE).exists()
 }
 
@@ -61,7 +64,7 @@ fn journal_path(path: &Path, options: &StoreOptions) -> PathBuf {
 }
 
 /// Makes a store.
-pub(super) fn create(path: &Path, options: &StoreOptions) -> Result<(), CasError> {
+pub(in super::super) fn create(path: &Path, options: &StoreOptions) -> Result<(), CasError> {
     let blobs = FileBlobStore::open(path)?;
     if exists(path) {
         return Err(CasError::Exists { path: path.into() });
@@ -122,7 +125,7 @@ fn draw_id(path: &Path) -> Result<StoreId, CasError> {
 }
 
 /// Writes both slots, of which one is empty, and gives the file its name when it is durable.
-pub(super) fn write_roots(directory: &Path, slot: &RootSlot) -> Result<(), CasError> {
+pub(in super::super) fn write_roots(directory: &Path, slot: &RootSlot) -> Result<(), CasError> {
     let (new, path) = (directory.join("roots.new"), directory.join(ROOTS_FILE));
     let file = OpenOptions::new()
         .read(true)
@@ -147,7 +150,7 @@ fn sync_directory(path: &Path) -> Result<(), CasError> {
 }
 
 /// Opens the files of a store, and makes one if there is none.
-pub(super) fn open_files(
+pub(in super::super) fn open_files(
     path: &Path,
     options: &StoreOptions,
 ) -> Result<(StoreFiles, StoreMedia), CasError> {
@@ -204,9 +207,121 @@ fn open_journal(
     }
 }
 
+/// The files of a store that is only looked at.
+pub(in super::super) struct ExaminedFiles {
+    pub(in super::super) blobs: FileBlobStore,
+    /// `None` when they are not there.
+    pub(in super::super) roots: Option<File>,
+    pub(in super::super) journal: Result<ExaminedJournal, JournalError>,
+    /// The directory of the index, if there is one.
+    pub(in super::super) index: Option<PathBuf>,
+}
+
+/// A journal that is only looked at, and locked for that.
+pub(in super::super) struct ExaminedJournal(JournalFile);
+
+impl Medium for ExaminedJournal {
+    fn bytes(&self) -> io::Result<u64> {
+        self.0.file.bytes()
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.0.file.read_at(offset, into)
+    }
+
+    fn write_at(&self, _: u64, _: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.file.sync()
+    }
+}
+
+/// Opens the files of a store to look at them. Nothing is made or changed.
+pub(in super::super) fn examine_files(
+    path: &Path,
+    journal: Option<&Path>,
+) -> Result<ExaminedFiles, CasError> {
+    let blobs = match FileBlobStore::open_read_only(path) {
+        Err(BlobError::NotAStore { .. }) => {
+            return Err(CasError::NotAnArchive { path: path.into() });
+        }
+        opened => opened?,
+    };
+    let directory = path.join(DIRECTORY);
+    let roots_path = directory.join(ROOTS_FILE);
+    let roots = match File::open(&roots_path) {
+        Ok(roots) => Some(roots),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(failed("open", &roots_path)(error)),
+    };
+    // There was never more than the beginning of one.
+    if roots.is_none() && (directory.join(UNFINISHED).exists() || !has_blobs(&blobs)?) {
+        return Err(CasError::NotAnArchive { path: path.into() });
+    }
+    let place = journal.map_or_else(|| directory.join(JOURNAL), Path::to_path_buf);
+    let journal = JournalFile::examine(&place).map(ExaminedJournal);
+    let index = Some(directory.join(INDEX)).filter(|index| index.is_dir());
+    Ok(ExaminedFiles { blobs, roots, journal, index })
+}
+
+/// The files of a store that something is missing of, locked.
+pub(in super::super) struct MendedFiles {
+    directory: PathBuf,
+    pub(in super::super) blobs: FileBlobStore,
+    /// `None` when they are not there.
+    pub(in super::super) roots: Option<File>,
+    /// The directory of the index, which may be missing.
+    pub(in super::super) index: PathBuf,
+}
+
+/// Opens the files of a store to mend it. Nothing is made yet.
+pub(in super::super) fn mend_files(path: &Path) -> Result<MendedFiles, CasError> {
+    // Opening would make one.
+    if !path.join(MARKER).exists() {
+        return Err(CasError::NotAnArchive { path: path.into() });
+    }
+    let blobs = FileBlobStore::open(path)?;
+    let directory = path.join(DIRECTORY);
+    let roots_path = directory.join(ROOTS_FILE);
+    let roots = match File::open(&roots_path) {
+        Ok(roots) => Some(roots),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(failed("open", &roots_path)(error)),
+    };
+    let index = directory.join(INDEX);
+    Ok(MendedFiles { directory, blobs, roots, index })
+}
+
+impl MendedFiles {
+    /// Opens the journal to look at it.
+    pub(in super::super) fn examine_journal(
+        &self,
+        journal: Option<&Path>,
+    ) -> Result<ExaminedJournal, JournalError> {
+        let place = journal.map_or_else(|| self.directory.join(JOURNAL), Path::to_path_buf);
+        JournalFile::examine(&place).map(ExaminedJournal)
+    }
+
+    /// Writes root slots. What there was is kept under another name.
+    pub(in super::super) fn write_roots(&self, slot: &RootSlot) -> Result<(), CasError> {
+        let made = DirBuilder::new().mode(0o700).recursive(true).create(&self.directory);
+        made.map_err(failed("create", &self.directory))?;
+        let roots = self.directory.join(ROOTS_FILE);
+        if self.roots.is_some() {
+            let kept = self.directory.join(DAMAGED_ROOTS);
+            fs::copy(&roots, &kept).map_err(failed("copy", &roots))?;
+        }
+        write_roots(&self.directory, slot)?;
+        let _ = fs::remove_file(self.directory.join(UNFINISHED));
+        Ok(())
+    }
+}
+
 impl StoreFiles {
     /// Holds what is there against what was asked for.
-    pub(super) fn check<M: Medium>(
+    pub(in super::super) fn check<M: Medium>(
         &self,
         committer: &Committer<M>,
         options: &StoreOptions,

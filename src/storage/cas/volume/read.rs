@@ -9,6 +9,7 @@ use super::super::ContentId;
 use super::super::id::TreeRoot;
 use super::super::node::Node;
 use super::super::overlay::{Piece, copy_sectors, pieces, zero_sectors};
+use super::super::patch::sectors_of;
 use super::super::reader::{CachedNodes, FETCHES, Fetch, FetchLink, Fetched, Purpose};
 use super::super::shared::StoreShared;
 use super::super::tree::{Cursor, Peek};
@@ -173,6 +174,9 @@ impl CasVolume {
                     Some(Arc::clone(octets))
                 };
                 if let Some(octets) = store.reader.cached_block(id).or_else(recent) {
+                    if wanted & !sectors_of(&octets, store.block_bytes) != 0 {
+                        return Err(Fault::Media);
+                    }
                     copy_sectors(wanted, piece.first, into, |range| &octets[range]);
                     return Ok(true);
                 }

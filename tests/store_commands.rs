@@ -1,0 +1,96 @@
+//! `store fsck`, `store repair` and `store usage`: what they print and how they exit.
+#![cfg(all(feature = "cli", feature = "cas"))]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "cas/octets.rs"]
+#[allow(dead_code, reason = "another test uses the rest of it")]
+mod octets;
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use octets::{FRAME_HEADER, copy, flip, packs, roots_of};
+
+/// A copy of the store of `tests/data/stores`, with a journal.
+fn store() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/stores/version-1");
+    copy(&fixture, directory.path());
+    let archive = directory.path().join("archive");
+    fs::rename(archive.join("journal.heads"), archive.join("journal")).unwrap();
+    File::options().write(true).open(archive.join("journal")).unwrap().set_len(1 << 20).unwrap();
+    directory
+}
+
+/// Exit code, standard output and standard error.
+fn run(arguments: &[&str], store: &Path) -> (i32, String, String) {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_aoe-server"));
+    let output = program.arg("store").args(arguments).arg(store).output().unwrap();
+    let text = |octets| String::from_utf8(octets).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_sound_store() {
+    let store = store();
+    let (code, out, _) = run(&["fsck"], store.path());
+    assert_eq!(code, 0, "{out}");
+    assert!(out.ends_with("nothing is wrong\n") && out.contains("1 volumes, 1 snapshots"), "{out}");
+    let (code, out, _) = run(&["fsck", "--json"], store.path());
+    assert_eq!((code, out.lines().count()), (0, 1));
+    assert!(out.contains(r#""damaged":false"#) && out.contains(r#""lost":[]"#), "{out}");
+    let (code, out, _) = run(&["repair", "--index"], store.path());
+    assert_eq!(code, 0, "{out}");
+    let (code, out, _) = run(&["usage"], store.path());
+    assert_eq!(code, 0);
+    assert!(out.contains("e1.0@one") && out.contains("each block once"), "{out}");
+    let (code, out, _) = run(&["usage", "--json"], store.path());
+    // Two blocks each, of which one is the same.
+    assert_eq!(code, 0);
+    assert!(out.contains(r#""mapped_bytes":16384"#), "{out}");
+    let (code, _, complaint) = run(&["repair", "--roots"], store.path());
+    assert_eq!(code, 1);
+    assert!(complaint.contains("is sound"), "{complaint}");
+}
+
+#[test]
+fn a_damaged_store() {
+    let store = store();
+    let pack = packs(store.path()).into_iter().find(octets::Pack::has_blocks).unwrap();
+    flip(&pack.path, pack.frames[0].offset + FRAME_HEADER);
+    let (code, out, _) = run(&["fsck"], store.path());
+    assert_eq!(code, 1);
+    assert!(out.contains("lost: e1.0") && out.contains("DAMAGED"), "{out}");
+    let (code, out, _) = run(&["fsck", "--json"], store.path());
+    assert_eq!(code, 1);
+    assert!(out.contains(r#""code":"frame""#) && out.contains(r#""kind":"block""#), "{out}");
+
+    fs::remove_file(roots_of(store.path())).unwrap();
+    let (code, out, _) = run(&["fsck"], store.path());
+    assert_eq!(code, 1);
+    assert!(out.contains("store repair --roots"), "{out}");
+    let (code, out, _) = run(&["repair", "--roots", "--dry-run"], store.path());
+    assert_eq!(code, 0);
+    assert!(out.contains("can be mended"), "{out}");
+    assert!(!roots_of(store.path()).exists());
+    let (code, out, _) = run(&["repair", "--roots", "--json"], store.path());
+    assert_eq!(code, 0);
+    assert!(out.contains(r#""written":true"#), "{out}");
+    assert!(roots_of(store.path()).exists());
+}
+
+#[test]
+fn no_store() {
+    let directory = tempfile::tempdir().unwrap();
+    for arguments in [&["fsck"][..], &["usage"], &["repair", "--index"], &["repair", "--roots"]] {
+        let (code, out, complaint) = run(arguments, directory.path());
+        assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}");
+        assert!(complaint.contains("is not an archive"), "{complaint}");
+    }
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    let (code, _, _) = run(&["repair"], directory.path());
+    assert_eq!(code, 2);
+}
