@@ -103,11 +103,15 @@ impl CommitNodes {
 
     /// The name of a block of which all octets after the first `keep` are zeros.
     fn cut_block(&mut self, id: ContentId, keep: usize) -> Result<Option<ContentId>, ReadError> {
-        let octets = self.shared.reader.block(id)?;
+        // It may be one that a change before this one has cut.
+        let made = self.blocks.iter().find(|(made, _)| *made == id);
+        let mut octets = match made {
+            Some((_, octets)) => octets.clone(),
+            None => self.shared.reader.block(id)?.to_vec(),
+        };
         if let Some(base) = base_of(&octets, self.shared.block_bytes) {
             return Err(ReadError::InPart { id, base });
         }
-        let mut octets = octets.to_vec();
         octets[keep..].fill(0);
         if octets.iter().all(|octet| *octet == 0) {
             return Ok(None);
@@ -202,6 +206,9 @@ impl VolumeState {
     }
 }
 
+/// A change that was asked for, and where its outcome goes.
+type Asked = (Edit, Reply<Edited>);
+
 /// What is being done.
 enum Phase {
     Idle,
@@ -270,7 +277,9 @@ pub(super) struct Committer<M> {
     interval: Duration,
     threads: usize,
     phase: Phase,
-    edits: Vec<(Edit, Reply<Edited>)>,
+    /// Changes that were asked for: those that the present commit makes, and those that came later. It
+    /// may lack what was acknowledged before these came.
+    edits: (Vec<Asked>, Vec<Asked>),
     /// Who waits for a commit: those that the present one is for, and those that came later.
     waiting: (Vec<Reply<()>>, Vec<Reply<()>>),
     /// Generations that front ends may still be reading, to be used again.
@@ -319,7 +328,7 @@ impl<M: Medium> Committer<M> {
             interval: parts.interval,
             threads: parts.threads,
             phase: Phase::Idle,
-            edits: Vec::new(),
+            edits: (Vec::new(), Vec::new()),
             waiting: (Vec::new(), Vec::new()),
             retiring: Vec::new(),
             exports: Vec::new(),
@@ -440,7 +449,7 @@ impl<M: Medium> Committer<M> {
         if self.retry.is_some_and(|at| now < at || self.closing.is_some()) {
             return false;
         }
-        let asked = !self.edits.is_empty() || !self.waiting.1.is_empty();
+        let asked = !self.edits.1.is_empty() || !self.waiting.1.is_empty();
         let left_over = self.volumes.values().any(|volume| !volume.pending.is_empty());
         if asked || left_over {
             return true;
@@ -450,14 +459,15 @@ impl<M: Medium> Committer<M> {
             return self.is_clean() && self.released < last;
         }
         let reclaimer = &self.journal.reclaimer;
-        let crowded = reclaimer.waiting().len() * 2 >= reclaimer.geometry().segments as usize;
+        let is_filling = reclaimer.waiting().len() * 2 >= reclaimer.geometry().segments as usize;
         if !self.volumes.values().any(VolumeState::is_dirty) {
-            // What the last commit had taken may have come into the journal after it.
-            return crowded && self.releasable(&self.manifest).0 > 0;
+            // Trees may have writes that the journal still has no room for, in segments that were
+            // filled after the last commit: only another root lets it give those up.
+            return is_filling && self.releasable(&self.manifest).0 > 0;
         }
         let budget = &self.shared.budget;
-        crowded
-            || self.shared.dirty.load(Ordering::Relaxed) >= self.shared.commit_bytes
+        self.shared.dirty.load(Ordering::Relaxed) >= self.shared.commit_bytes
+            || is_filling
             || budget.used() * 2 > budget.limit()
             || now.since(self.last_commit) >= self.interval
     }
@@ -465,6 +475,7 @@ impl<M: Medium> Committer<M> {
     /// Begins a commit: asks front ends for what they have.
     fn begin(&mut self) {
         self.retry = None;
+        self.edits.0.append(&mut self.edits.1);
         self.waiting.0.append(&mut self.waiting.1);
         let mut asked = Vec::new();
         for (number, volume) in &self.volumes {
@@ -528,7 +539,7 @@ impl<M: Medium> Committer<M> {
     fn give_up(&mut self) {
         self.phase = Phase::Idle;
         let path = || std::path::PathBuf::from(&self.shared.name);
-        for (_, reply) in self.edits.drain(..) {
+        for (_, reply) in self.edits.0.drain(..).chain(self.edits.1.drain(..)) {
             let _ = reply.send(Err(CasError::Stopped { path: path() }));
         }
         for reply in self.waiting.0.drain(..).chain(self.waiting.1.drain(..)) {
@@ -563,7 +574,7 @@ impl<M: Medium> Committer<M> {
             Trouble::Blob(BlobError::NoSpace { .. }) => CasError::NoSpace { path: path.clone() },
             _ => CasError::CommitFailed { path: path.clone(), why: why.clone() },
         };
-        for (_, reply) in self.edits.drain(..) {
+        for (_, reply) in self.edits.0.drain(..) {
             let _ = reply.send(Err(error()));
         }
         for reply in self.waiting.0.drain(..) {

@@ -103,17 +103,23 @@ impl<M: Medium> GroupCommitter<M> {
         }
         self.gather();
         match self.appender.commit() {
-            Ok(()) => {
-                for volume in &self.volumes {
-                    volume.shared.set_journalled(volume.taken);
-                }
-            }
+            Ok(()) => self.tell(),
             Err(error) => {
                 self.store.stop(&format!("its journal cannot be written: {error}"));
                 self.refuse();
             }
         }
         Step::Done
+    }
+
+    /// Tells the front ends what is durable. One that waits for what an earlier one of its volume has
+    /// left is told nothing: its writes come after those.
+    fn tell(&self) {
+        for (place, volume) in self.volumes.iter().enumerate() {
+            if !self.volumes[..place].iter().any(|other| other.precedes(volume)) {
+                volume.shared.set_journalled(volume.taken);
+            }
+        }
     }
 
     /// The last entry that was journalled, when all that was ordered is.
@@ -124,7 +130,12 @@ impl<M: Medium> GroupCommitter<M> {
     fn take_requests(&mut self) {
         while let Ok(request) = self.requests.try_recv() {
             match request {
-                GroupRequest::Attach(volume) => self.volumes.push(volume),
+                GroupRequest::Attach(volume) => {
+                    self.volumes.push(volume);
+                    if !self.store.is_stopped() {
+                        self.tell();
+                    }
+                }
                 GroupRequest::Close => self.closing = true,
             }
         }

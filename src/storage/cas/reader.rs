@@ -98,6 +98,9 @@ pub(super) struct Reader {
     pub(super) blobs: Arc<dyn BlobStore>,
     pub(super) index: Index<Runs>,
     pub(super) packs: RwLock<PackTable>,
+    /// The first pack whose directory could not be read when the store was opened. The index must not
+    /// say that it covers it: the next to open the store may have better luck.
+    pub(super) unread: Option<u32>,
     nodes: Cache<ContentId, Arc<Node>, ByBytes>,
     blocks: Cache<ContentId, Arc<[u8]>, ByBytes>,
     cache_bytes: u64,
@@ -130,6 +133,7 @@ impl Reader {
             blobs,
             index,
             packs: RwLock::new(packs),
+            unread: None,
             nodes: Cache::with_weighter(count(for_nodes, 4096), for_nodes, ByBytes),
             blocks: Cache::with_weighter(
                 count(for_blocks, block_bytes as u64),

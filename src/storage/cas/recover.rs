@@ -23,7 +23,7 @@ use super::shared::StoreShared;
 use super::store::StoreOptions;
 use super::{ContentId, FrameKind, StoreId, VolumeNumber};
 use crate::blob::{BlobError, BlobId, BlobStore};
-use crate::clock::{self, Instant};
+use crate::clock::Instant;
 use crate::storage::journal::{Guarded, JournalId, Medium, Scan, Sequence};
 use crate::units::{SECTOR_SIZE, Sectors};
 
@@ -127,10 +127,12 @@ pub(super) fn recover(
 ) -> Result<OpenStore, CasError> {
     let StoreMedia { path, blobs, roots, journal, runs } = media;
     let Found { slot, manifest, packs, own } = find(&path, &*blobs, &roots)?;
-    let index = open_index(&path, &*blobs, runs, &manifest, &packs)?;
+    let (index, unread) = open_index(&path, &*blobs, runs, &manifest, &packs)?;
     let name = path.display().to_string();
     let block_bytes = manifest.block_bytes as usize;
-    let reader = Reader::new(name.clone(), blobs, index, packs, block_bytes, options.cache_bytes);
+    let mut reader =
+        Reader::new(name.clone(), blobs, index, packs, block_bytes, options.cache_bytes);
+    reader.unread = unread;
     let shared = Arc::new(StoreShared::new(
         name,
         block_bytes,
@@ -181,7 +183,7 @@ pub(super) fn recover(
     let mut committer = Committer::new(parts, now);
     let mut recovered = recovered;
     if !complete {
-        replay_rest(&path, &mut committer, &scan, &journal, &mut recovered)?;
+        replay_rest(&path, &mut committer, &scan, &journal, &mut recovered, now)?;
     }
     Ok(OpenStore { shared, group, committer, requests, group_requests, status, recovered })
 }
@@ -193,11 +195,16 @@ fn replay_rest(
     scan: &Scan,
     journal: &impl Medium,
     recovered: &mut Recovered,
+    now: Instant,
 ) -> Result<(), CasError> {
     loop {
-        while committer.step(clock::now()) == Step::Done {}
+        while committer.step(now) == Step::Done {}
         if let Some(why) = committer.failure() {
             return Err(CasError::CommitFailed { path: path.into(), why });
+        }
+        if committer.shared().is_stopped() {
+            // There would never be room for the rest.
+            return Err(CasError::Stopped { path: path.into() });
         }
         let mut replay = Replay::new(path, committer.shared(), committer.manifest());
         let complete = replay.pass(scan, journal)?;
@@ -276,14 +283,14 @@ pub(super) fn read_frame(
 }
 
 /// Opens the index, and completes it from the directories of packs that it does not cover. One that is
-/// ahead of the store is made anew.
+/// ahead of the store is made anew. Tells the first pack whose directory could not be read, if any.
 fn open_index(
     path: &std::path::Path,
     blobs: &dyn BlobStore,
     runs: Runs,
     manifest: &Manifest,
     packs: &PackTable,
-) -> Result<Index<Runs>, CasError> {
+) -> Result<(Index<Runs>, Option<u32>), CasError> {
     let failed = |error: super::index::IndexError| CasError::Unreadable {
         path: path.into(),
         why: Why::from(error).0,
@@ -297,10 +304,12 @@ fn open_index(
         index.clear().map_err(failed)?;
     }
     let covered = index.covered();
+    let mut unread = None;
     for pack in packs.iter().filter(|pack| covered.is_none_or(|covered| pack.number > covered)) {
         let (frames, damage) = frames_of(blobs, &pack);
         // What is not found is answered with errors, each told when it is asked for.
         if let Some(why) = damage {
+            unread = unread.or(Some(pack.number));
             log::error!(
                 "archive {}: PACK {} IS DAMAGED, {} frames were found in it, what else it had is lost \
                  unless it is mended: {why}; aoe-server store fsck tells what that is",
@@ -311,7 +320,7 @@ fn open_index(
         }
         index.insert_many(frames);
     }
-    Ok(index)
+    Ok((index, unread))
 }
 
 /// What is in a pack, by its directory.

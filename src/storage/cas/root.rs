@@ -188,7 +188,7 @@ pub(super) fn examine_roots(medium: &impl Medium) -> [SlotState; 2] {
 pub(super) fn read_roots(medium: &impl Medium) -> Result<Vec<RootSlot>, RootsError> {
     // What is found must not vanish after it was acted upon: a process that died may have left it in
     // the page cache only.
-    medium.sync().map_err(|source| RootsError::Io { op: "sync", source })?;
+    medium.distrust().map_err(|source| RootsError::Io { op: "sync", source })?;
     let mut roots = Vec::new();
     let mut trouble = None;
     for place in (0..SLOTS).map(RootSlot::place) {

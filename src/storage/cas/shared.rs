@@ -139,6 +139,16 @@ impl VolumeShared {
         }
     }
 
+    /// For the next front end of the volume, when this one's has handed over its writes up to
+    /// `through`. Not all of them need be durable yet. What was asked of it need not be asked again.
+    pub(super) fn succeeded(&self, through: u64, waker: Option<Waker>) -> Self {
+        Self {
+            journalled: AtomicU64::new(self.journalled().min(through)),
+            wanted: AtomicU64::new(self.wanted()),
+            ..Self::new(self.number, through, waker)
+        }
+    }
+
     pub(super) fn written(&self) -> u64 {
         self.written.load(Ordering::Acquire)
     }

@@ -145,11 +145,12 @@ impl CasVolume {
 
     /// The way in for writes of `count` sectors at `lba`.
     fn way_in(&mut self, lba: Lba, count: Sectors) -> Result<&mut Writing, Fault> {
+        // It may have become shorter.
+        self.take_news();
         self.check_range(lba, count)?;
         if self.info.read_only {
             return Err(Fault::WriteProtected);
         }
-        self.take_news();
         if self.store.is_stopped() {
             return Err(Fault::Media);
         }
@@ -271,9 +272,9 @@ impl BlockStorage for CasVolume {
     }
 
     fn read(&mut self, lba: Lba, into: &mut [u8]) -> Result<Ready, Fault> {
-        self.check_range(lba, Sectors((into.len() / SECTOR_SIZE) as u64))?;
         self.take_news();
         self.take_fetched();
+        self.check_range(lba, Sectors((into.len() / SECTOR_SIZE) as u64))?;
         self.count_access();
         self.read_sectors(lba, into)
     }
@@ -317,6 +318,10 @@ impl BlockStorage for CasVolume {
         let Self { writing: Some(writing), store, .. } = self else {
             return Err(Fault::WriteProtected);
         };
+        if count.0 == 0 {
+            // The journal has no word for it.
+            return Ok(Accepted::Done(Ticket(writing.last)));
+        }
         let growth = writing.active.discard_growth(lba, count);
         if !writing.take_room(store, growth, 1, 0) {
             return Ok(Accepted::Later);
@@ -331,8 +336,8 @@ impl BlockStorage for CasVolume {
     }
 
     fn verify(&mut self, lba: Lba, count: Sectors) -> Result<Ready, Fault> {
-        self.check_range(lba, count)?;
         self.take_news();
+        self.check_range(lba, count)?;
         self.count_access();
         self.verify_sectors(lba, count)
     }

@@ -36,6 +36,16 @@ pub trait Medium: Send + Sync {
     /// After which nothing is known of what was written since the last sync that succeeded, not
     /// even if another one succeeds.
     fn sync(&self) -> io::Result<()>;
+
+    /// Syncs what others have written, too, and forgets what is remembered of it: later reads tell
+    /// what is there. After a sync that failed the kernel takes what it could not write for written,
+    /// shows it to whoever reads, and loses it with the power.
+    ///
+    /// # Errors
+    /// As of [`Self::sync`].
+    fn distrust(&self) -> io::Result<()> {
+        self.sync()
+    }
 }
 
 impl Medium for File {
@@ -53,6 +63,13 @@ impl Medium for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn distrust(&self) -> io::Result<()> {
+        self.sync_all()?;
+        // It keeps what it must; where it does not know the advice, there is nothing to be done.
+        let _ = rustix::fs::fadvise(self, 0, None, rustix::fs::Advice::DontNeed);
+        Ok(())
     }
 }
 
@@ -100,6 +117,10 @@ impl Medium for DirectFile {
     fn sync(&self) -> io::Result<()> {
         self.file.sync()
     }
+
+    fn distrust(&self) -> io::Result<()> {
+        self.file.distrust()
+    }
 }
 
 impl<M: Medium + ?Sized> Medium for Arc<M> {
@@ -117,6 +138,10 @@ impl<M: Medium + ?Sized> Medium for Arc<M> {
 
     fn sync(&self) -> io::Result<()> {
         (**self).sync()
+    }
+
+    fn distrust(&self) -> io::Result<()> {
+        (**self).distrust()
     }
 }
 
@@ -178,5 +203,9 @@ impl<M: Medium> Medium for Guarded<M> {
 
     fn sync(&self) -> io::Result<()> {
         self.guard.sync(|| self.medium.sync())
+    }
+
+    fn distrust(&self) -> io::Result<()> {
+        self.guard.sync(|| self.medium.distrust())
     }
 }

@@ -69,7 +69,7 @@ impl Scan {
         let failed = |op| move |source| ScanError::Io { op, source };
         // What is found must not vanish after it was acted upon: a process that died may have left
         // it in the page cache only.
-        medium.sync().map_err(failed("sync"))?;
+        medium.distrust().map_err(failed("sync"))?;
         let (mut head, newest) = read_head(medium)?;
         // One that says "clean" may be the one before the one that said "in use" and was damaged.
         head.clean &= newest;

@@ -9,15 +9,17 @@ use super::super::compress::compress;
 use super::super::error::CasError;
 use super::super::group::{Attached, GroupRequest};
 use super::super::manifest::{FrameRef, Manifest, PackEntry, VolumeEntry};
-use super::super::request::{Attach, Edit, Edited, Reply, Request};
+use super::super::request::{Attach, Edited, Request};
 use super::super::root::RootSlot;
-use super::super::shared::{News, View, VolumeShared};
+use super::super::shared::{News, View};
 use super::super::volume::{CasVolume, FrontRings, ORDERS};
 use super::super::{FrameKind, VolumeNumber};
 use super::blocks::VolumeJob;
 use super::edit::{EditMeans, Refused};
 use super::packs::OWN_PACK;
-use super::{ACTIVE_SECONDS, CommitNodes, Committer, Front, Trouble, VolumeState, nanos_since};
+use super::{
+    ACTIVE_SECONDS, Asked, CommitNodes, Committer, Front, Trouble, VolumeState, nanos_since,
+};
 use crate::clock::{self, Instant};
 use crate::protocol::ata::AtaText;
 use crate::storage::DeviceInfo;
@@ -50,19 +52,19 @@ impl<M: Medium> Committer<M> {
                 (entry.root, entry.through) = (root, job.through);
             }
         }
-        let edits = std::mem::take(&mut self.edits);
+        let edits = std::mem::take(&mut self.edits.0);
         let outcomes = self.edit(&mut manifest, &edits, &mut nodes, now);
         let outcomes = match outcomes {
             Ok(outcomes) => outcomes,
             Err(trouble) => {
-                self.edits = edits;
+                self.edits.0 = edits;
                 return Err(trouble);
             }
         };
         self.split.tree += nanos_since(started);
         let started = clock::now();
         if let Err(trouble) = self.store(&mut manifest, nodes) {
-            self.edits = edits;
+            self.edits.0 = edits;
             return Err(trouble);
         }
         self.split.publish += nanos_since(started);
@@ -79,7 +81,7 @@ impl<M: Medium> Committer<M> {
     fn edit(
         &self,
         manifest: &mut Manifest,
-        edits: &[(Edit, Reply<Edited>)],
+        edits: &[Asked],
         nodes: &mut CommitNodes,
         now: Instant,
     ) -> Result<Vec<Result<Edited, Box<CasError>>>, Trouble> {
@@ -201,8 +203,14 @@ impl<M: Medium> Committer<M> {
             volume.tell(News::Published { view, through: entry.through });
             volume.flush_news();
         }
-        let volumes = &self.manifest.volumes;
-        self.volumes.retain(|number, _| volumes.iter().any(|entry| entry.number == *number));
+        let entries = &self.manifest.volumes;
+        let gone =
+            |number: &VolumeNumber, _: &mut _| entries.iter().all(|entry| entry.number != *number);
+        for (number, volume) in self.volumes.extract_if(.., gone) {
+            // What a front end has left meanwhile has to be given back, too.
+            let left = volume.pending.into_iter();
+            self.retiring.extend(left.map(|generation| (number, generation)));
+        }
         self.exports.retain(|(_, _, export)| export.strong_count() > 0);
     }
 
@@ -254,8 +262,8 @@ impl<M: Medium> Committer<M> {
         if index.memtable_len() >= INDEX_ENTRIES
             || self.closing.is_some() && index.memtable_len() > 0
         {
-            let last = self.manifest.next_pack - 1;
-            if let Err(error) = index.flush(last) {
+            let last = self.shared.reader.unread.unwrap_or(self.manifest.next_pack).checked_sub(1);
+            if let Some(Err(error)) = last.map(|last| index.flush(last)) {
                 log::warn!(
                     "archive {}: its index cannot be written, it stays in memory: {}",
                     self.shared.name,
@@ -285,7 +293,7 @@ impl<M: Medium> Committer<M> {
                     }
                     self.report();
                 }
-                Request::Edit(edit, reply) => self.edits.push((edit, reply)),
+                Request::Edit(edit, reply) => self.edits.1.push((edit, reply)),
                 Request::Commit(reply) => self.waiting.1.push(reply),
                 Request::Close(last) => self.closing = Some(last),
             }
@@ -313,7 +321,7 @@ impl<M: Medium> Committer<M> {
             read_only: attach.read_only,
             discard: true,
         };
-        let shared = Arc::new(VolumeShared::new(number, state.through, attach.waker.clone()));
+        let shared = Arc::new(state.shared.succeeded(state.through, attach.waker.clone()));
         let (orders, ordered) = RingBuffer::new(ORDERS);
         let (handing_over, handed_over) = RingBuffer::new(4);
         let (news, told) = RingBuffer::new(8);
@@ -325,7 +333,8 @@ impl<M: Medium> Committer<M> {
         self.shared.journal_bell.ring();
         state.shared = Arc::clone(&shared);
         state.seen = (0, None);
-        state.front = Some(Front { handed_over, news, backlog: VecDeque::new(), answered: 0 });
+        let answered = shared.wanted();
+        state.front = Some(Front { handed_over, news, backlog: VecDeque::new(), answered });
         let pending = state.pending.clone();
         let requests = self.requests_sender.clone();
         let rings = FrontRings { orders, handed_over: handing_over, news: told, requests };

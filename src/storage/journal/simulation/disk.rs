@@ -260,6 +260,10 @@ impl Medium for SimulatedDisk {
     fn sync(&self) -> io::Result<()> {
         self.flush()
     }
+
+    fn distrust(&self) -> io::Result<()> {
+        self.distrust_cache()
+    }
 }
 
 impl Disk for SimulatedDisk {
