@@ -120,6 +120,7 @@ impl Features {
     }
 
     /// The features that keep this program from dropping what is unreachable, or 0.
+    #[cfg_attr(not(test), expect(dead_code, reason = "it is for the collection of garbage"))]
     pub(super) const fn unknown_to_gc(self) -> u64 {
         self.gc & !Self::KNOWN.gc
     }

@@ -23,6 +23,7 @@ pub(super) const DEPTH_MAX: u8 = 9;
 /// Octets of a node before its names.
 pub(super) const NODE_HEADER: usize = 24;
 /// The most octets of a node.
+#[cfg(test)]
 pub(super) const NODE_MAX: usize = NODE_HEADER + PLACES * ID;
 
 /// [`FAN_OUT`], for arrays.

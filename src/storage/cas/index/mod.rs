@@ -233,14 +233,6 @@ impl<R: RunStore> Index<R> {
         Ok(None)
     }
 
-    /// Whether a frame of this name is in any pack that was inserted.
-    ///
-    /// # Errors
-    /// As [`Self::get`].
-    pub(super) fn contains(&self, id: ContentId) -> Result<bool, IndexError> {
-        Ok(self.get(id)?.is_some())
-    }
-
     /// Takes entries into the table. They are not durable. Entries of packs that are covered already
     /// are taken as well, as if they belonged to the packs that are covered next.
     pub(super) fn insert_many(&self, entries: impl IntoIterator<Item = (ContentId, Location)>) {
@@ -322,6 +314,7 @@ impl<R: RunStore> Index<R> {
     ///
     /// # Errors
     /// When the run cannot be written, or one of them is damaged; then they are as they were.
+    #[cfg_attr(not(test), expect(dead_code, reason = "it is for the collection of garbage"))]
     pub(super) fn compact(&self, keep: &dyn Fn(u32) -> bool) -> Result<(), IndexError> {
         let mut upkeep = self.upkeep();
         if self.covered().is_none() {

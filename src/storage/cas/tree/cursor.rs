@@ -84,11 +84,6 @@ impl Cursor {
         }
     }
 
-    /// Forgets everything, and lets go of the nodes.
-    pub(in crate::storage::cas) fn clear(&mut self) {
-        *self = Self::default();
-    }
-
     /// The node `id`, which is the next one on the way.
     fn step<S>(&mut self, id: ContentId, level: u8, source: &S) -> Result<&Node, S::Error>
     where

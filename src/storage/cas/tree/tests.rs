@@ -542,7 +542,7 @@ fn a_cursor_asks_for_no_node_twice_in_a_row() {
         assert_eq!(cursor.lookup(root, BlockNumber(0), &nodes), Ok(all[0].1));
     });
     assert_eq!(asked, 1 + 2 + 3);
-    cursor.clear();
+    cursor = Cursor::default();
     let (_, asked, _) = nodes.cost(|| cursor.lookup(root, BlockNumber(0), &nodes));
     assert_eq!(asked, 3);
 }
