@@ -15,6 +15,7 @@ use crate::storage::cas::{
 ///
 /// No server may have it open. Exits with 1 when it cannot be mended, or need not be.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub(super) struct RepairCmd {
     /// The directory of the archive
     path: PathBuf,

@@ -346,13 +346,12 @@ pub(super) fn read_entries(
     let len = blobs.get_tail(pack, &mut tail)?;
     let footer = Footer::parse(&tail, len)?;
     let mut octets = Vec::new();
-    let directory = match footer.directory_in(&tail) {
-        Some(directory) => directory,
-        None => {
-            octets.resize(footer.directory_len(), 0);
-            blobs.get_range(pack, footer.directory_at.into(), &mut octets)?;
-            &octets
-        }
+    let directory = if let Some(directory) = footer.directory_in(&tail) {
+        directory
+    } else {
+        octets.resize(footer.directory_len(), 0);
+        blobs.get_range(pack, footer.directory_at.into(), &mut octets)?;
+        &octets
     };
     Ok(parse_directory(directory, &footer)?)
 }

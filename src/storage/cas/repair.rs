@@ -25,7 +25,7 @@ use super::runs::Runs;
 use super::store::files::{MendedFiles, mend_files};
 use super::{FrameKind, StoreId, VolumeNumber};
 use crate::blob::file::FileBlobStore;
-use crate::blob::{BlobId, BlobInfo, BlobPrefix, BlobStore as _};
+use crate::blob::{BLOB_MAX, BlobId, BlobInfo, BlobPrefix, BlobStore as _};
 use crate::storage::journal::{JournalId, Scan, Sequence};
 
 /// Entries in memory from which on the index is written.
@@ -282,23 +282,24 @@ fn manifest_frames(blobs: &FileBlobStore, info: &BlobInfo) -> Vec<DirectoryEntry
     if kind == Ok(PackKind::Data) {
         return Vec::new();
     }
-    let mut frames = match read_entries(blobs, info.id, info.len) {
-        Ok(frames) => frames,
-        Err(_) => {
-            let len = usize::try_from(info.len).unwrap_or(usize::MAX);
-            let mut octets = vec![0; len.min(crate::blob::BLOB_MAX)];
-            if blobs.get_range(info.id, 0, &mut octets).is_err() {
-                return Vec::new();
-            }
-            let sound = |frame: &DirectoryEntry| {
-                let octets = frame.place.of(&octets);
-                octets.is_some_and(|octets| open_frame(octets, frame.kind, frame.id).is_ok())
-            };
-            scan_frames(&octets).filter(sound).collect()
-        }
-    };
+    let mut frames =
+        read_entries(blobs, info.id, info.len).unwrap_or_else(|_| searched(blobs, info));
     frames.retain(|frame| frame.kind == FrameKind::Manifest);
     frames
+}
+
+/// The frames that are found in a pack whose directory is damaged.
+fn searched(blobs: &FileBlobStore, info: &BlobInfo) -> Vec<DirectoryEntry> {
+    let len = usize::try_from(info.len).unwrap_or(usize::MAX);
+    let mut octets = vec![0; len.min(BLOB_MAX)];
+    if blobs.get_range(info.id, 0, &mut octets).is_err() {
+        return Vec::new();
+    }
+    let sound = |frame: &DirectoryEntry| {
+        let octets = frame.place.of(&octets);
+        octets.is_some_and(|octets| open_frame(octets, frame.kind, frame.id).is_ok())
+    };
+    scan_frames(&octets).filter(sound).collect()
 }
 
 /// The name that the journal has, what it tells of a state, and what it may have given up with that.

@@ -232,15 +232,11 @@ impl Walk<'_> {
             }
             return 1;
         }
-        match self.stored(id) {
-            Some(stored) => {
-                self.blocks.insert(id, (stored, self.disk));
-                1
-            }
-            None => {
-                self.unreadable += 1;
-                0
-            }
-        }
+        let Some(stored) = self.stored(id) else {
+            self.unreadable += 1;
+            return 0;
+        };
+        self.blocks.insert(id, (stored, self.disk));
+        1
     }
 }
