@@ -261,19 +261,14 @@ impl ExportCmd {
         let store = self.store.open()?;
         let waker = Waker::new().context("cannot make a descriptor")?;
         let Source { volume, snapshot } = &self.source;
-        let disk = match snapshot {
-            Some(snapshot) => {
-                let options = SnapshotOptions { waker: Some(waker.clone()), serial: None };
-                store.attach_snapshot(volume, snapshot, options)?
-            }
-            None => {
-                let options = VolumeOptions {
-                    read_only: true,
-                    waker: Some(waker.clone()),
-                    ..VolumeOptions::default()
-                };
-                store.attach(volume, options)?
-            }
+        let woken = Some(waker.clone());
+        let disk = if let Some(snapshot) = snapshot {
+            let options = SnapshotOptions { waker: woken, serial: None };
+            store.attach_snapshot(volume, snapshot, options)?
+        } else {
+            let options =
+                VolumeOptions { read_only: true, waker: woken, ..VolumeOptions::default() };
+            store.attach(volume, options)?
         };
         let len = disk.info().size.bytes().context("a size that a file can have")?;
         let image = self.create(&self.image)?;

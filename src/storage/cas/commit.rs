@@ -377,7 +377,7 @@ impl<M: Medium> Committer<M> {
                 Ok(false) => self.phase = Phase::Finish(jobs),
                 Err(trouble) => self.fail(&trouble, now),
             },
-            Phase::Finish(jobs) => match self.finish(jobs, now) {
+            Phase::Finish(jobs) => match self.finish(&jobs, now) {
                 Ok(()) => self.succeed(now),
                 Err(trouble) => self.fail(&trouble, now),
             },

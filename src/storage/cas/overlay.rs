@@ -429,7 +429,7 @@ mod tests {
     fn a_block_of_128_sectors_has_a_bit_for_each() {
         assert_eq!(mask(0, 128), SectorMask::MAX);
         assert_eq!(mask(127, 1), 1 << 127);
-        assert_eq!(runs(mask(0, 128)).collect::<Vec<_>>(), [0..128]);
+        assert!(runs(mask(0, 128)).eq(std::iter::once(0..128)));
         assert_eq!(runs(mask(3, 2) | mask(127, 1)).collect::<Vec<_>>(), [3..5, 127..128]);
     }
 }

@@ -534,6 +534,9 @@ impl Sleepers {
     }
 }
 
+/// A fetch, where its result goes, and who is to be woken for it.
+type TakenFetch = (Fetch, Arc<Mutex<Producer<Fetched>>>, Option<Waker>);
+
 /// What the threads that read look into for work.
 #[derive(Debug, Default)]
 pub(super) struct FetchPool {
@@ -564,7 +567,7 @@ impl FetchPool {
         true
     }
 
-    fn take(&self) -> Option<(Fetch, Arc<Mutex<Producer<Fetched>>>, Option<Waker>)> {
+    fn take(&self) -> Option<TakenFetch> {
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         ends.retain(|end| !end.fetches.is_abandoned());
         let place = ends.iter().position(|end| !end.fetches.is_empty())?;

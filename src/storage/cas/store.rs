@@ -412,12 +412,12 @@ impl CasStore {
             self.commit()?;
         }
         let manifest = self.manifest()?;
-        let state = |snapshot: Option<&str>| match snapshot {
-            Some(name) => manifest.snapshot(volume, name).map(|entry| (entry.root, entry.size)),
-            None => {
-                let entry = manifest.volume(volume).map(|entry| (entry.root, entry.size));
-                entry.ok_or_else(|| CasError::NoVolume { name: volume.into() })
+        let state = |snapshot: Option<&str>| {
+            if let Some(name) = snapshot {
+                return manifest.snapshot(volume, name).map(|entry| (entry.root, entry.size));
             }
+            let entry = manifest.volume(volume).map(|entry| (entry.root, entry.size));
+            entry.ok_or_else(|| CasError::NoVolume { name: volume.into() })
         };
         let ((one, one_size), (other, other_size)) = (state(one)?, state(other)?);
         let end = one_size.max(other_size);

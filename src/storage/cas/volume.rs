@@ -63,7 +63,7 @@ struct Writing {
     handed_over: Producer<HandedOver>,
     news: Consumer<News>,
     /// Generations to be used again.
-    spares: Vec<Box<Generation>>,
+    spares: Vec<Generation>,
     /// Something was not taken for lack of room: that many bytes of overlay were wanted, and that
     /// many orders.
     starved: Option<(u64, usize)>,
@@ -172,7 +172,7 @@ impl CasVolume {
                     // They wait for these to be let go.
                     self.store.commit_bell.ring();
                 }
-                News::Spare(generation) => writing.spares.push(generation),
+                News::Spare(generation) => writing.spares.push(*generation),
             }
         }
         if writing.shared.wanted() > writing.answered {
@@ -212,8 +212,8 @@ impl Writing {
             let next = self
                 .spares
                 .pop()
-                .unwrap_or_else(|| Box::new(Generation::new(store.block_bytes, blocks_of(store))));
-            let full = Arc::new(*std::mem::replace(&mut self.active, next));
+                .unwrap_or_else(|| Generation::new(store.block_bytes, blocks_of(store)));
+            let full = Arc::new(std::mem::replace(&mut *self.active, next));
             store.remove_dirty(full.bytes());
             frozen.push_front(Arc::clone(&full));
             full

@@ -54,7 +54,7 @@ impl Manifest {
                 self.add_volume(name, *size, root, *unix_seconds)
             }
             Edit::ResizeVolume { name, size, may_shrink } => {
-                self.resize(name, *size, *may_shrink, means)
+                self.resize(name, *size, *may_shrink, means.nodes)
             }
             Edit::DeleteVolume { name, with_snapshots } => {
                 self.delete_volume(name, *with_snapshots, &means)
@@ -84,16 +84,12 @@ impl Manifest {
                 Ok(Edited::Snapshot(before))
             }
             Edit::Clone { volume, snapshot, name, unix_seconds } => {
-                let (root, size) = match snapshot {
-                    Some(snapshot) => {
-                        let place = self.snapshot_place(volume, snapshot)?;
-                        let SnapshotEntry { root, size, .. } = self.snapshots[place];
-                        (root, size)
-                    }
-                    None => {
-                        let VolumeEntry { root, size, .. } = *self.volume_mut(volume)?;
-                        (root, size)
-                    }
+                let (root, size) = if let Some(snapshot) = snapshot {
+                    let SnapshotEntry { root, size, .. } = *self.snapshot(volume, snapshot)?;
+                    (root, size)
+                } else {
+                    let VolumeEntry { root, size, .. } = *self.volume_mut(volume)?;
+                    (root, size)
                 };
                 self.add_volume(name, size, root, *unix_seconds)
             }
@@ -187,7 +183,7 @@ impl Manifest {
         name: &str,
         size: Sectors,
         may_shrink: bool,
-        means: EditMeans<'_>,
+        nodes: &mut CommitNodes,
     ) -> Result<Edited, Refused> {
         let (depth, block_bytes) = (self.depth_for(size)?, self.block_bytes);
         let entry = self.volume_mut(name)?;
@@ -196,11 +192,11 @@ impl Manifest {
                 let (name, was) = (name.to_owned(), entry.size);
                 return Err(CasError::WouldShrink { name, size: was, wanted: size }.into());
             }
-            entry.root = shrink(entry.root, size, block_bytes, means.nodes)?;
+            entry.root = shrink(entry.root, size, block_bytes, nodes)?;
         } else {
             let mut emitted = Vec::new();
             entry.root = entry.root.deepen(depth, &mut |id, octets| emitted.push((id, octets)));
-            means.nodes.take_in(emitted)?;
+            nodes.take_in(emitted)?;
         }
         entry.size = size;
         let entry = entry.clone();

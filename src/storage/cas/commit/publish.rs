@@ -34,7 +34,7 @@ const INDEX_ENTRIES: usize = 1 << 18;
 
 impl<M: Medium> Committer<M> {
     /// Ends a commit whose blocks are stored.
-    pub(super) fn finish(&mut self, jobs: Vec<VolumeJob>, now: Instant) -> Result<(), Trouble> {
+    pub(super) fn finish(&mut self, jobs: &[VolumeJob], now: Instant) -> Result<(), Trouble> {
         let started = clock::now();
         self.packs.finish_data()?;
         self.split.put += nanos_since(started);
@@ -43,7 +43,7 @@ impl<M: Medium> Committer<M> {
         manifest.commit += 1;
         manifest.parent = Some(self.manifest_id);
         let mut nodes = CommitNodes::new(Arc::clone(&self.shared));
-        for job in &jobs {
+        for job in jobs {
             let mut emitted = Vec::new();
             let emit = &mut |id, octets| emitted.push((id, octets));
             let root = job.base.root.update(job.cleared.ranges(), &job.changes, &nodes, emit)?;
@@ -68,7 +68,7 @@ impl<M: Medium> Committer<M> {
             return Err(trouble);
         }
         self.split.publish += nanos_since(started);
-        self.publish(manifest, &jobs);
+        self.publish(manifest, jobs);
         for ((_, reply), outcome) in edits.into_iter().zip(outcomes) {
             let _ = reply.send(outcome.map_err(|error| *error)); // who asked may have gone
         }
