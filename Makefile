@@ -1,6 +1,6 @@
 # The commands of this project; what is longer than a line is in scripts/.
 .NOTPARALLEL:
-.PHONY: help run test lint doc nostd bench instructions compare fuzz setup test-clients soak-server
+.PHONY: help run test lint doc nostd bench instructions compare fuzz soak setup test-clients soak-server
 
 # For `make run`: where and what to serve for real. For `make instructions`: take them on. For
 # `make soak-server`: how long.
@@ -42,6 +42,9 @@ compare: ## Measure against vblade and the limit of the wire; scripts/compare --
 
 fuzz: ## Fuzz each parser in turn until Ctrl-C; scripts/fuzz SECONDS does so once
 	@scripts/fuzz
+
+soak: ## Simulate crashes for hours; SEEDS=1000000
+	@scripts/soak $(SEEDS)
 
 setup: ## Install what is missing for all of these
 	@scripts/setup --test

@@ -1,6 +1,8 @@
 //! A volume of an archive passes the suite, and is an array, whenever it is committed or reopened.
 
-use aoe_server::storage::cas::{CasStore, CasVolume, Layout, StoreOptions, VolumeOptions};
+use aoe_server::storage::cas::{
+    CasStore, CasVolume, Layout, SnapshotOptions, StoreOptions, VolumeOptions,
+};
 use aoe_server::storage::journal::Geometry;
 use aoe_server::storage::{BlockStorage as _, Fault};
 use aoe_server::units::{Lba, Sectors};
@@ -67,7 +69,7 @@ fn a_snapshot_reads_and_refuses() {
     put(&mut disk, 5, &pattern(3, 1)).unwrap();
     meanwhile(&mut disk, || store.create_snapshot("disk", "one")).unwrap();
     put(&mut disk, 5, &pattern(3, 2)).unwrap();
-    let mut snapshot = store.attach_snapshot("disk", "one", Default::default()).unwrap();
+    let mut snapshot = store.attach_snapshot("disk", "one", SnapshotOptions::default()).unwrap();
     refuses_writes(&mut snapshot);
     assert_eq!(read(&mut snapshot, 5, 3).unwrap(), pattern(3, 1));
     verify(&mut snapshot, 0, SIZE).unwrap();

@@ -34,6 +34,8 @@ use super::overlay::Generation;
 use super::patch::base_of;
 use super::request::{Edit, Edited, Reply, Request};
 use super::shared::{HandedOver, News, StoreShared, View, VolumeShared};
+#[cfg(test)]
+use super::simulation::{Bug, is_planted};
 use super::tree::{NodeSource, TreeError};
 use super::{CommitSplit as Split, ContentId, FrameKind, VolumeNumber};
 use crate::blob::BlobError;
@@ -433,6 +435,12 @@ impl<M: Medium> Committer<M> {
         &self.manifest
     }
 
+    /// The last write to a volume that was taken.
+    #[cfg(test)]
+    pub(super) fn last_write(&self, volume: VolumeNumber) -> Option<u64> {
+        Some(self.volumes.get(&volume)?.shared.written())
+    }
+
     /// Takes more of what was in the journal when the store was opened.
     pub(super) fn take_pending(&mut self, volumes: BTreeMap<VolumeNumber, VolumeState>) {
         for (number, more) in volumes {
@@ -481,6 +489,8 @@ impl<M: Medium> Committer<M> {
         for (number, volume) in &self.volumes {
             // One that has nothing new need not be asked, nor waited for.
             let is_new = volume.shared.written() > volume.through;
+            #[cfg(test)]
+            let is_new = is_new && !is_planted(Bug::FrontsNotAsked);
             if self.closing.is_none() && volume.front.is_some() && is_new {
                 asked.push((*number, volume.shared.ask()));
             }
@@ -499,7 +509,12 @@ impl<M: Medium> Committer<M> {
     fn jobs(&self) -> Vec<VolumeJob> {
         let job = |entry: &super::manifest::VolumeEntry| {
             let volume = self.volumes.get(&entry.number)?;
-            let layers: Vec<_> = volume.pending.iter().cloned().collect();
+            #[allow(unused_mut, reason = "only the simulation makes the mistake")]
+            let mut layers: Vec<_> = volume.pending.iter().cloned().collect();
+            #[cfg(test)]
+            if is_planted(Bug::CommittedOutOfOrder) {
+                layers.reverse();
+            }
             let base = View { root: entry.root, size: entry.size };
             let blocks = blocks_of(entry.size, self.manifest.block_bytes);
             (!layers.is_empty() || volume.through > entry.through)

@@ -45,6 +45,8 @@ mod request;
 mod root;
 mod runs;
 mod shared;
+#[cfg(test)]
+mod simulation;
 mod store;
 mod tree;
 mod usage;

@@ -20,6 +20,8 @@ use super::request::Request;
 use super::root::{RootSlot, read_roots};
 use super::runs::Runs;
 use super::shared::StoreShared;
+#[cfg(test)]
+use super::simulation::{Bug, is_planted, note_found};
 use super::store::StoreOptions;
 use super::{ContentId, FrameKind, StoreId, VolumeNumber};
 use crate::blob::{BlobError, BlobId, BlobStore};
@@ -127,6 +129,8 @@ pub(super) fn recover(
 ) -> Result<OpenStore, CasError> {
     let StoreMedia { path, blobs, roots, journal, runs } = media;
     let Found { slot, manifest, packs, own } = find(&path, &*blobs, &roots)?;
+    #[cfg(test)]
+    note_found(&manifest);
     let (index, unread) = open_index(&path, &*blobs, runs, &manifest, &packs)?;
     let name = path.display().to_string();
     let block_bytes = manifest.block_bytes as usize;
@@ -431,14 +435,27 @@ impl<'a> Replay<'a> {
     /// Takes in what there is room for; tells whether that was all.
     fn pass(&mut self, scan: &Scan, journal: &impl Medium) -> Result<bool, CasError> {
         let mut unknown = None;
-        let read = scan.entries(journal, |sequence, entry| {
-            let Some(entry) = ArchiveEntry::parse(entry) else {
+        #[cfg(test)]
+        let mut held = Vec::new();
+        let read = scan.entries(journal, |sequence, octets| {
+            let Some(entry) = ArchiveEntry::parse(octets) else {
                 unknown = Some(sequence.0);
                 return false;
             };
+            #[cfg(test)]
+            if is_planted(Bug::ReplayedOutOfOrder) {
+                held.push((sequence, octets.to_vec()));
+                return true;
+            }
             self.take(sequence, &entry);
             true
         });
+        #[cfg(test)]
+        for (sequence, octets) in held.iter().rev() {
+            if let Some(entry) = ArchiveEntry::parse(octets) {
+                self.take(*sequence, &entry);
+            }
+        }
         let path = || self.path.to_path_buf();
         read.map_err(|source| CasError::JournalUnreadable { path: path(), source })?;
         match unknown {

@@ -29,8 +29,10 @@ use crate::units::{Lba, SECTOR_SIZE, Sectors};
 
 /// How often a front end that closes looks whether its last writes are durable.
 const DURABLE_SOON: Duration = Duration::from_millis(1);
+/// Buffers for writes on their way into the journal; few in tests, so that they run out.
+const BUFFERS: usize = if cfg!(test) { 24 } else { SLOTS };
 /// Orders that can be on their way into the journal: writes, and some discards, which take no buffer.
-pub(super) const ORDERS: usize = JOBS;
+pub(super) const ORDERS: usize = if cfg!(test) { BUFFERS + 8 } else { JOBS };
 
 /// A disk in an archive: a volume, or a snapshot of one.
 #[derive(Debug)]
@@ -98,7 +100,7 @@ impl CasVolume {
             last: shared.written(),
             answered: shared.wanted(),
             shared,
-            slots: Slots::new(SLOTS),
+            slots: Slots::new(BUFFERS),
             orders,
             handed_over,
             news,

@@ -158,7 +158,7 @@ fn rename(new: &Path, path: &Path, first: bool) -> Result<(), JournalError> {
 
 /// Writes an empty journal to `medium`, every octet of it: what was written before is written
 /// faster, and its place on the disk is sure. Its first entry comes after `last`.
-pub(super) fn format(
+pub(in super::super) fn format(
     medium: &impl Medium,
     id: JournalId,
     geometry: Geometry,

@@ -45,10 +45,12 @@ pub use scan::{Scan, ScanError};
 pub(super) use committer::Order;
 pub(super) use error::Word;
 pub(super) use file_journal::{ImageFacts, JournalLink};
+#[cfg(test)]
+pub(super) use journal_file::format;
 pub(super) use journal_file::{JournalFile, random_id};
 pub(super) use mark::Mark;
 pub(super) use medium::{DirectFile, Guarded, SyncGuard};
 pub(super) use replay::is_left_over;
 
 #[cfg(test)]
-mod simulation;
+pub(super) mod simulation;

@@ -5,7 +5,7 @@
 //! acknowledged, or something that was written later. A seed that fails does so each time:
 //! `AOE_SEED=123 cargo test simulation`; `AOE_SEEDS=100000` tries that many.
 
-mod disk;
+pub(in crate::storage) mod disk;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;

@@ -17,7 +17,7 @@ use crate::clock::{self, Instant};
 use crate::units::SECTOR_SIZE;
 
 /// Blocks that are prepared in one go.
-const CHUNK_BYTES: usize = 4 << 20;
+const CHUNK_BYTES: usize = if cfg!(test) { 64 << 10 } else { 4 << 20 };
 
 /// What is committed of one volume.
 pub(super) struct VolumeJob {

@@ -47,7 +47,11 @@ pub(in super::super) fn blocks_of(size: Sectors, block_bytes: u32) -> u64 {
 
 impl Manifest {
     /// Makes a change. All writes that came before it are in the trees already.
-    pub(super) fn edit(&mut self, edit: &Edit, means: EditMeans<'_>) -> Result<Edited, Refused> {
+    pub(super) fn edit(
+        &mut self,
+        edit: &Edit,
+        means: &mut EditMeans<'_>,
+    ) -> Result<Edited, Refused> {
         match edit {
             Edit::CreateVolume { name, size, unix_seconds } => {
                 let root = TreeRoot::empty(self.depth_for(*size)?);
@@ -57,7 +61,7 @@ impl Manifest {
                 self.resize(name, *size, *may_shrink, means.nodes)
             }
             Edit::DeleteVolume { name, with_snapshots } => {
-                self.delete_volume(name, *with_snapshots, &means)
+                self.delete_volume(name, *with_snapshots, means)
             }
             Edit::CreateSnapshot { volume, name, unix_seconds } => {
                 Ok(Edited::Snapshot(self.add_snapshot(volume, name, *unix_seconds)?))

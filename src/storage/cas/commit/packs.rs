@@ -20,13 +20,14 @@ use super::Trouble;
 use crate::blob::{Blob, BlobError, BlobId, BlobStore};
 
 /// Octets of a pack of blocks: what restic takes, and what one request to an object store brings well.
-const DATA_PACK: usize = 16 << 20;
+/// In tests packs are small, so that commits fill several.
+const DATA_PACK: usize = if cfg!(test) { 48 << 10 } else { 16 << 20 };
 /// Octets of a pack of nodes.
-const META_PACK: usize = 4 << 20;
+const META_PACK: usize = if cfg!(test) { 8 << 10 } else { 4 << 20 };
 /// Packs that are being put while others are filled.
 const UNDER_WAY: usize = 2;
 /// Packs of one block each that are put together.
-const LOOSE_GROUP: usize = 128;
+const LOOSE_GROUP: usize = if cfg!(test) { 4 } else { 128 };
 
 /// In a manifest, the name of the pack that it is in itself, which nobody can know before.
 pub(in super::super) const OWN_PACK: BlobId = BlobId([0; 32]);

@@ -25,12 +25,13 @@ use crate::protocol::ata::AtaText;
 use crate::storage::DeviceInfo;
 use crate::storage::journal::{Medium, Sequence};
 
-/// Lists of packs that a manifest names before they are written as one.
-const LISTS: usize = 64;
+/// Lists of packs that a manifest names before they are written as one. These numbers are small in
+/// tests, so that they are reached.
+const LISTS: usize = if cfg!(test) { 5 } else { 64 };
 /// Packs in one list.
 const LIST_LEN: usize = 1 << 16;
 /// Entries in memory from which on the index is written.
-const INDEX_ENTRIES: usize = 1 << 18;
+const INDEX_ENTRIES: usize = if cfg!(test) { 100 } else { 1 << 18 };
 
 impl<M: Medium> Committer<M> {
     /// Ends a commit whose blocks are stored.
@@ -104,13 +105,13 @@ impl<M: Medium> Committer<M> {
         let mut outcomes = Vec::with_capacity(edits.len());
         for (edit, _) in edits {
             let before = manifest.clone();
-            let means = EditMeans {
+            let mut means = EditMeans {
                 nodes: &mut *nodes,
                 attached: &attached,
                 active: &active,
                 exported: &exported,
             };
-            match manifest.edit(edit, means) {
+            match manifest.edit(edit, &mut means) {
                 Ok(edited) => outcomes.push(Ok(edited)),
                 Err(Refused::Edit(error)) => {
                     *manifest = before;

@@ -1,4 +1,4 @@
-//! A disk that loses what was not synced.
+//! A disk that loses what was not synced. The simulation of the archive uses it, too.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -12,10 +12,10 @@ use crate::units::SECTOR_SIZE;
 
 /// Chance that repeats itself.
 #[derive(Debug, Clone)]
-pub(super) struct Chance(u64);
+pub(in crate::storage) struct Chance(u64);
 
 impl Chance {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(in crate::storage) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
     }
 
@@ -28,31 +28,32 @@ impl Chance {
     }
 
     /// A number below `end`.
-    pub(super) fn below(&mut self, end: u64) -> u64 {
+    pub(in crate::storage) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
-    pub(super) fn one_in(&mut self, count: u64) -> bool {
+    pub(in crate::storage) fn one_in(&mut self, count: u64) -> bool {
         self.below(count) == 0
     }
 }
 
 /// The power of the simulated machine: what all of its disks share.
 #[derive(Debug)]
-pub(super) struct Power {
-    pub(super) chance: Chance,
+pub(in crate::storage) struct Power {
+    pub(in crate::storage) chance: Chance,
     /// Writes and syncs until it is cut.
-    pub(super) fuse: Option<u64>,
+    pub(in crate::storage) fuse: Option<u64>,
     /// One in so many writes and syncs fails.
-    pub(super) faults: Option<u64>,
+    pub(in crate::storage) faults: Option<u64>,
     /// It was cut: nothing works.
-    pub(super) cut: bool,
+    pub(in crate::storage) cut: bool,
     /// Faults that happened since it was switched on.
-    pub(super) faulted: u64,
+    pub(in crate::storage) faulted: u64,
 }
 
 impl Power {
-    fn use_up(&mut self) -> io::Result<()> {
+    /// Counts a write, a sync or the like; whether it fails.
+    pub(in crate::storage) fn use_up(&mut self) -> io::Result<()> {
         if let Some(fuse) = &mut self.fuse {
             *fuse = fuse.saturating_sub(1);
             self.cut |= *fuse == 0;
@@ -67,7 +68,7 @@ impl Power {
 
 /// What is wrong with a disk, for the tests of the tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Defect {
+pub(in crate::storage) enum Defect {
     #[default]
     None,
     /// Syncs do nothing, now and then.
@@ -93,13 +94,13 @@ struct State {
 
 /// A disk of the simulated machine. Clones are the same disk.
 #[derive(Debug, Clone)]
-pub(super) struct SimulatedDisk {
+pub(in crate::storage) struct SimulatedDisk {
     power: Arc<Mutex<Power>>,
     state: Arc<Mutex<State>>,
 }
 
 impl SimulatedDisk {
-    pub(super) fn new(len: usize, power: &Arc<Mutex<Power>>) -> Self {
+    pub(in crate::storage) fn new(len: usize, power: &Arc<Mutex<Power>>) -> Self {
         let state = State {
             current: vec![0; len],
             durable: vec![0; len],
@@ -110,12 +111,12 @@ impl SimulatedDisk {
         Self { power: Arc::clone(power), state: Arc::new(Mutex::new(state)) }
     }
 
-    pub(super) fn set_defect(&self, defect: Defect) {
+    pub(in crate::storage) fn set_defect(&self, defect: Defect) {
         lock(&self.state).defect = defect;
     }
 
     /// What a power cut leaves: of each sector that was not synced, any of what it was.
-    pub(super) fn lose_power(&self) {
+    pub(in crate::storage) fn lose_power(&self) {
         let mut power = lock(&self.power);
         let mut state = lock(&self.state);
         state.settle(&mut power.chance);
@@ -124,7 +125,7 @@ impl SimulatedDisk {
     }
 
     /// Syncs, and reads from the disk again from now on.
-    pub(super) fn distrust_cache(&self) -> io::Result<()> {
+    pub(in crate::storage) fn distrust_cache(&self) -> io::Result<()> {
         self.flush()?;
         let mut state = lock(&self.state);
         state.current = state.durable.clone();
@@ -132,12 +133,12 @@ impl SimulatedDisk {
     }
 
     /// What a read sees.
-    pub(super) fn contents(&self) -> Vec<u8> {
+    pub(in crate::storage) fn contents(&self) -> Vec<u8> {
         lock(&self.state).current.clone()
     }
 
     /// Changes octets as decay does.
-    pub(super) fn damage(&self, offset: usize, len: usize) {
+    pub(in crate::storage) fn damage(&self, offset: usize, len: usize) {
         let mut state = lock(&self.state);
         for octet in offset..offset + len {
             state.current[octet] ^= 0x5a;

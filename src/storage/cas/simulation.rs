@@ -1,0 +1,484 @@
+//! A machine with a store whose power is cut at any moment: its threads and its initiators, run step by
+//! step in an order that a seed gives, over disks and blobs that lose what was not made durable.
+//!
+//! After each crash the store is opened again, and each volume must be what a prefix of the writes to it
+//! has made of it, with everything in it that was acknowledged; each snapshot must be what it was. Every
+//! read on the way is compared, too. A seed that fails does so each time:
+//! `AOE_SEED=123 cargo test cas::simulation`; `AOE_SEEDS=100000` tries that many, from `AOE_FIRST` on.
+
+mod edits;
+mod fronts;
+mod life;
+mod media;
+mod model;
+
+use std::cell::Cell;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use self::edits::InFlight;
+use self::fronts::{Excuse, Front, Offer, Read, extent};
+use self::media::{Media, Puts};
+use self::model::{COMMON, Model, State};
+use super::super::{BlockStorage as _, Ticket};
+use super::manifest::{Layout, Manifest};
+use super::recover::OpenStore;
+use super::store::StoreOptions;
+use super::volume::CasVolume;
+use super::{CasError, VolumeNumber};
+use crate::blob::fault::BlobFaultRates;
+use crate::clock::Instant;
+use crate::storage::journal::Geometry;
+use crate::storage::journal::simulation::disk::{Chance, Defect};
+
+/// Seeds that are tried when nobody says how many: about a minute.
+const SEEDS: u64 = 2000;
+/// How often everything is stepped before what still waits is said to wait for ever.
+const PATIENCE: u32 = 4000;
+
+/// A mistake that the simulation has to find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bug {
+    /// The disk of the journal skips syncs.
+    JournalNotSynced,
+    /// Blobs are lost that were said to be durable.
+    PutsLost,
+    /// The blobs that a root slot names are durable after it, not before.
+    RootBeforePacks,
+    /// The disk of the root slots skips syncs, so that the journal is released before they are durable.
+    ReleasedBeforeRoot,
+    /// Writes are acknowledged when they are applied.
+    AcknowledgedTooEarly,
+    /// A record is replayed that was torn.
+    TornRecordReplayed,
+    /// The journal is replayed from its end.
+    ReplayedOutOfOrder,
+    /// A commit takes older writes for the newer ones.
+    CommittedOutOfOrder,
+    /// A commit for a snapshot takes what it has, and asks no front end.
+    FrontsNotAsked,
+}
+
+thread_local! {
+    static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+}
+
+/// Whether a mistake is to be made on this thread.
+pub(super) fn is_planted(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+thread_local! {
+    static FOUND: Cell<Option<Manifest>> = const { Cell::new(None) };
+}
+
+/// Recovery starts from this manifest.
+pub(super) fn note_found(manifest: &Manifest) {
+    FOUND.set(Some(manifest.clone()));
+}
+
+/// What has happened.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    crashes: u64,
+    commits: u64,
+    acknowledged: u64,
+    snapshots: u64,
+    edits: u64,
+    failed_commits: u64,
+    replayed: u64,
+}
+
+impl Counts {
+    fn add(&mut self, other: &Self) {
+        self.crashes += other.crashes;
+        self.commits += other.commits;
+        self.acknowledged += other.acknowledged;
+        self.snapshots += other.snapshots;
+        self.edits += other.edits;
+        self.failed_commits += other.failed_commits;
+        self.replayed += other.replayed;
+    }
+}
+
+struct Machine {
+    chance: Chance,
+    media: Media,
+    options: StoreOptions,
+    now: Instant,
+    store: Option<OpenStore>,
+    model: Model,
+    fronts: Vec<Front>,
+    /// Front ends of snapshots, and what they have to read.
+    exports: Vec<(CasVolume, State)>,
+    /// Front ends that were asked for, and whether there was one already.
+    #[allow(clippy::type_complexity, reason = "an answer to come")]
+    attaching: Vec<(String, bool, mpsc::Receiver<Result<CasVolume, CasError>>)>,
+    edits: Vec<InFlight>,
+    /// Commits that were asked for, with what was acknowledged then of each volume.
+    #[allow(clippy::type_complexity, reason = "volumes and writes, by number")]
+    committing: Vec<(mpsc::Receiver<Result<(), CasError>>, Vec<(u32, u64)>)>,
+    versions: u64,
+    /// Faults were switched on since the store was opened.
+    armed: bool,
+    /// Something that was there when it was opened may be unreadable until it is opened again.
+    crippled: bool,
+    /// Some run of the index is damaged.
+    index_is_rotten: bool,
+    counts: Counts,
+}
+
+impl Machine {
+    fn new(seed: u64) -> Self {
+        let mut chance = Chance::new(!seed);
+        let segments = 3 + u32::try_from(chance.below(4)).unwrap();
+        let geometry = Geometry { segment_bytes: (48 + 16 * chance.below(5)) << 10, segments };
+        let layout = if chance.one_in(3) { Layout::Loose } else { Layout::Packed };
+        let puts = match PLANTED.get() {
+            Some(Bug::PutsLost) => Puts::Lost,
+            Some(Bug::RootBeforePacks) => Puts::Late,
+            _ => Puts::Durable,
+        };
+        let media = Media::new(seed, geometry, layout, puts);
+        match PLANTED.get() {
+            Some(Bug::JournalNotSynced) => media.journal.set_defect(Defect::SyncsSkipped),
+            Some(Bug::ReleasedBeforeRoot) => media.roots.set_defect(Defect::SyncsSkipped),
+            _ => {}
+        }
+        let overlay_bytes = (64 << chance.below(4)) << 10;
+        let options = StoreOptions {
+            overlay_bytes,
+            // No eviction, which does not repeat itself: all of it fits, or no block does.
+            cache_bytes: if chance.one_in(2) { 0 } else { 16 << 20 },
+            commit_bytes: overlay_bytes >> (1 + chance.below(3)),
+            commit_interval: Duration::from_millis(100 << chance.below(9)),
+            threads: 0,
+            ..StoreOptions::default()
+        };
+        let mut machine = Self {
+            chance,
+            media,
+            options,
+            now: Instant::from_nanos(1),
+            store: None,
+            model: Model::default(),
+            fronts: Vec::new(),
+            exports: Vec::new(),
+            attaching: Vec::new(),
+            edits: Vec::new(),
+            committing: Vec::new(),
+            versions: 0,
+            armed: false,
+            crippled: false,
+            index_is_rotten: false,
+            counts: Counts::default(),
+        };
+        machine.model.commit = 1;
+        machine
+    }
+
+    fn is_cut(&self) -> bool {
+        self.media.power.lock().unwrap().cut
+    }
+
+    fn store(&mut self) -> &mut OpenStore {
+        self.store.as_mut().unwrap()
+    }
+
+    fn excuse(&self) -> Excuse {
+        let stopped = self.store.as_ref().is_none_or(|store| store.shared.is_stopped());
+        Excuse { stopped, unreadable: self.armed || self.is_cut() }
+    }
+
+    /// One step of whatever chance says.
+    fn step(&mut self) {
+        self.now = self.now.after(Duration::from_millis(self.chance.below(20)));
+        match self.chance.below(100) {
+            0..28 => self.write(false),
+            28..31 => self.write(true),
+            31..33 => self.with_front(|machine, place| {
+                let excuse = machine.excuse();
+                machine.fronts[place].flush(excuse);
+            }),
+            33..43 => self.read(),
+            43..49 => self.acknowledge(),
+            49..56 => self.progress(),
+            56..68 => self.step_group(),
+            68..85 => self.step_committer(),
+            85..91 => self.step_reader(),
+            91..94 => self.ask_edit(),
+            94 => self.attach_or_detach(),
+            95 => self.use_snapshot(),
+            96 if self.chance.one_in(4) => self.ask_commit(),
+            97 => self.now = self.now.after(Duration::from_millis(self.chance.below(4000))),
+            98 if self.chance.one_in(2) => self.change_faults(),
+            99 if self.chance.one_in(8) => self.settle(),
+            _ => {}
+        }
+    }
+
+    /// Lets a front end that chance picks do something.
+    fn with_front(&mut self, act: impl FnOnce(&mut Self, usize)) {
+        if self.fronts.is_empty() {
+            return self.attach_or_detach();
+        }
+        let place = usize::try_from(self.chance.below(self.fronts.len() as u64)).unwrap();
+        act(self, place);
+    }
+
+    fn write(&mut self, discard: bool) {
+        self.with_front(|machine, place| {
+            let size = machine.fronts[place].size();
+            let (mut start, mut count) = extent(&mut machine.chance, size);
+            if discard && machine.chance.one_in(2) {
+                // As a whole, or from somewhere on.
+                start = if machine.chance.one_in(2) { 0 } else { start };
+                count = size - start;
+            }
+            machine.versions += 1;
+            let version = match discard {
+                true => 0,
+                false if machine.chance.one_in(6) => COMMON | (1 + machine.chance.below(6)),
+                false => machine.versions,
+            };
+            let excuse = machine.excuse();
+            let front = &mut machine.fronts[place];
+            let model = machine.model.volumes.get_mut(&front.name).unwrap();
+            front.write(Offer { start, count, version }, model, excuse);
+        });
+    }
+
+    fn read(&mut self) {
+        self.with_front(|machine, place| {
+            let (start, count) = extent(&mut machine.chance, machine.fronts[place].size());
+            let excuse = machine.excuse();
+            let front = &mut machine.fronts[place];
+            let model = &machine.model.volumes[&front.name];
+            front.read_again(model, excuse);
+            let verify = machine.chance.one_in(8);
+            let read = Read { start, count, verify };
+            if front.reads.len() < 8 && !front.read(read, model, excuse) {
+                front.reads.push(read);
+            }
+        });
+    }
+
+    fn acknowledge(&mut self) {
+        let excuse = self.excuse();
+        for front in &mut self.fronts {
+            let model = self.model.volumes.get_mut(&front.name).unwrap();
+            self.counts.acknowledged += front.acknowledge(model, excuse);
+        }
+    }
+
+    /// What the poll loop does now and then; what waited is asked for again when that is worth it.
+    fn progress(&mut self) {
+        for place in 0..self.fronts.len() {
+            if self.chance.one_in(2) {
+                self.progress_of(place);
+            }
+        }
+    }
+
+    fn progress_of(&mut self, place: usize) {
+        let excuse = self.excuse();
+        let front = &mut self.fronts[place];
+        front.unseen = 0;
+        if !front.volume.progress() {
+            return;
+        }
+        let model = self.model.volumes.get_mut(&front.name).unwrap();
+        front.read_again(model, excuse);
+        if let Some(offer) = front.parked {
+            front.write(offer, model, excuse);
+        }
+    }
+
+    fn step_group(&mut self) {
+        self.store().group.step();
+    }
+
+    fn step_reader(&mut self) {
+        let shared = &self.store().shared;
+        shared.reader.pool.step(&shared.reader);
+    }
+
+    fn step_committer(&mut self) {
+        let now = self.now;
+        let had_failed = self.store().committer.failure().is_some();
+        self.store().committer.step(now);
+        let failing = self.store().committer.failure();
+        if let Some(why) = &failing {
+            assert!(self.armed || self.is_cut(), "a commit fails for no reason: {why}");
+            self.counts.failed_commits += u64::from(!had_failed);
+        }
+        self.take_answers();
+        // The loop calls each at least some times a second.
+        for place in 0..self.fronts.len() {
+            if self.fronts[place].unseen >= 3 {
+                self.progress_of(place);
+            }
+        }
+    }
+
+    fn ask_commit(&mut self) {
+        let (reply, answer) = mpsc::sync_channel(1);
+        let acknowledged = self.model.volumes.values().map(|v| (v.number, v.acknowledged));
+        let acknowledged = acknowledged.collect();
+        self.committing.push((answer, acknowledged));
+        self.store().requests.send(super::request::Request::Commit(reply)).unwrap();
+    }
+
+    fn change_faults(&mut self) {
+        if self.armed && self.chance.one_in(2) {
+            return self.heal();
+        }
+        self.armed = true;
+        let blobs = &self.media.blobs.inner;
+        match self.chance.below(4) {
+            0 => blobs.limit_room(Some(self.chance.below(100_000))),
+            1 => {
+                let put = u32::try_from(self.chance.below(400)).unwrap();
+                blobs.set_rates(BlobFaultRates { put, ..BlobFaultRates::default() });
+            }
+            2 => {
+                let get_range = u32::try_from(self.chance.below(400)).unwrap();
+                blobs.set_rates(BlobFaultRates { get_range, ..BlobFaultRates::default() });
+            }
+            _ => self.media.power.lock().unwrap().faults = Some(20 + self.chance.below(200)),
+        }
+    }
+
+    fn heal(&mut self) {
+        self.media.blobs.inner.heal();
+        self.media.power.lock().unwrap().faults = None;
+    }
+
+    /// Nothing new comes, and nothing fails: everything that waits has to come to its end.
+    fn settle(&mut self) {
+        if self.crippled || self.excuse().stopped {
+            return;
+        }
+        self.heal();
+        for _ in 0..PATIENCE {
+            self.now = self.now.after(Duration::from_millis(50));
+            self.step_group();
+            self.step_committer();
+            self.step_reader();
+            self.acknowledge();
+            for place in 0..self.fronts.len() {
+                self.progress_of(place);
+            }
+            if self.is_cut() || self.excuse().stopped || self.is_settled() {
+                return;
+            }
+        }
+        let waits: Vec<_> = self
+            .fronts
+            .iter()
+            .map(|front| (&front.name, front.parked, front.reads.len(), front.tickets.len()))
+            .collect();
+        panic!(
+            "something waits for ever: fronts {waits:?}, {} changes, {} commits, {} front ends to come",
+            self.edits.len(),
+            self.committing.len(),
+            self.attaching.len()
+        );
+    }
+
+    fn is_settled(&self) -> bool {
+        let rests = |front: &Front| {
+            front.parked.is_none()
+                && front.reads.is_empty()
+                && front.tickets.is_empty()
+                && front.volume.durable() >= front.volume.applied()
+        };
+        self.fronts.iter().all(rests)
+            && self.edits.is_empty()
+            && self.committing.is_empty()
+            && self.attaching.is_empty()
+    }
+}
+
+/// Runs one machine through some crashes.
+fn run(seed: u64, bug: Option<Bug>) -> Counts {
+    PLANTED.set(bug);
+    let mut machine = Machine::new(seed);
+    machine.open();
+    for _ in 0..4 {
+        let steps = 50 + machine.chance.below(1000);
+        if machine.chance.one_in(2) {
+            machine.media.power.lock().unwrap().fuse = Some(1 + machine.chance.below(steps / 4));
+        }
+        for _ in 0..steps {
+            if machine.is_cut() {
+                break;
+            }
+            machine.step();
+        }
+        let closed = !machine.is_cut() && machine.chance.one_in(4) && machine.close();
+        let power_cut = machine.is_cut() || machine.chance.one_in(2);
+        machine.crash(power_cut);
+        machine.open();
+        machine.check(closed);
+    }
+    if machine.chance.one_in(4) {
+        machine.rot();
+    }
+    machine.counts
+}
+
+fn number_from(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().and_then(|number| number.parse().ok())
+}
+
+/// The seed that fails, if any does.
+fn failing_seed(seeds: impl Iterator<Item = u64>, bug: Bug) -> Option<u64> {
+    seeds.into_iter().find(|seed| std::panic::catch_unwind(|| run(*seed, Some(bug))).is_err())
+}
+
+#[test]
+fn a_store_has_what_was_acknowledged_whatever_moment_the_power_is_cut() {
+    if let Some(seed) = number_from("AOE_SEED") {
+        println!("{:?}", run(seed, None));
+        return;
+    }
+    let first = number_from("AOE_FIRST").unwrap_or(0);
+    let seeds = number_from("AOE_SEEDS").unwrap_or(SEEDS);
+    let mut sum = Counts::default();
+    for seed in first..first + seeds {
+        let counts = std::panic::catch_unwind(|| run(seed, None));
+        sum.add(&counts.unwrap_or_else(|_| panic!("seed {seed}: AOE_SEED={seed} repeats it")));
+    }
+    println!("{seeds} seeds: {sum:?}");
+    assert!(
+        sum.commits > 4 * sum.crashes && sum.acknowledged > 20 * sum.crashes,
+        "too little happens"
+    );
+}
+
+#[test]
+fn planted_bugs_are_found() {
+    for bug in [
+        Bug::JournalNotSynced,
+        Bug::PutsLost,
+        Bug::RootBeforePacks,
+        Bug::ReleasedBeforeRoot,
+        Bug::AcknowledgedTooEarly,
+        Bug::TornRecordReplayed,
+        Bug::ReplayedOutOfOrder,
+        Bug::CommittedOutOfOrder,
+        Bug::FrontsNotAsked,
+    ] {
+        let found = failing_seed(0..SEEDS, bug);
+        println!("{bug:?} shows with seed {found:?}");
+        assert!(found.is_some(), "{bug:?} was not found");
+    }
+}
+
+#[test]
+fn a_seed_repeats_itself() {
+    for seed in 0..20 {
+        assert_eq!(format!("{:?}", run(seed, None)), format!("{:?}", run(seed, None)));
+    }
+}

@@ -1,0 +1,239 @@
+//! The end of a store, and its beginning.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
+
+use super::super::error::chain;
+use super::super::group::{GroupRequest, Step};
+use super::super::recover::{OpenStore, recover};
+use super::super::request::Request;
+use super::fronts::compare_all;
+use super::{Bug, FOUND, Machine, PATIENCE, is_planted};
+use crate::blob::fault::BlobFaultRates;
+use crate::blob::{BlobInfo, BlobPrefix, BlobStore as _};
+use crate::storage::BlockStorage as _;
+use crate::storage::journal::simulation::disk::Defect;
+
+impl Machine {
+    /// Ends everything as a server does that is told to; `false` when that was not possible.
+    pub(super) fn close(&mut self) -> bool {
+        self.settle();
+        if self.is_cut() || self.excuse().stopped || !self.is_settled() {
+            return false;
+        }
+        self.exports.clear();
+        for mut front in self.fronts.drain(..) {
+            assert_eq!(front.volume.finish(), Ok(()), "everything was durable");
+        }
+        self.store().group_requests.send(GroupRequest::Close).unwrap();
+        let mut ended = false;
+        for _ in 0..PATIENCE {
+            ended = self.store().group.step() == Step::Ended;
+            if ended {
+                break;
+            }
+            self.step_committer();
+        }
+        assert!(ended || self.is_cut() || self.excuse().stopped, "the journal does not end");
+        let last = self.store().group.last();
+        self.store().requests.send(Request::Close(last)).unwrap();
+        let now = self.now;
+        for _ in 0..PATIENCE {
+            let step = self.store().committer.step(now);
+            self.take_answers();
+            if step == Step::Ended {
+                let store = self.store.take().unwrap();
+                let whole = !store.shared.is_stopped() && store.committer.failure().is_none();
+                let used = store.shared.budget.used() + store.shared.dirty.load(Ordering::Relaxed);
+                let closed = store.committer.close();
+                let excused = self.armed || self.is_cut();
+                assert!(excused || whole && closed.is_ok(), "it cannot be closed for no reason");
+                assert!(!whole || used == 0, "{used} bytes of overlays are not given back");
+                return whole && closed.is_ok();
+            }
+        }
+        panic!("the store does not end");
+    }
+
+    /// The end of the process, by a power cut or without.
+    pub(super) fn crash(&mut self, power_cut: bool) {
+        if self.store.is_some() {
+            self.acknowledge();
+        }
+        self.counts.crashes += 1;
+        self.store = None;
+        self.fronts.clear();
+        self.exports.clear();
+        self.attaching.clear();
+        self.committing.clear();
+        if power_cut {
+            self.media.lose_power(&mut self.chance);
+        }
+        self.media.runs.set_fuse(None);
+        self.heal();
+        {
+            let mut power = self.media.power.lock().unwrap();
+            (power.cut, power.fuse, power.faulted) = (false, None, 0);
+        }
+        (self.armed, self.crippled) = (false, false);
+        self.spoil_index();
+    }
+
+    /// The index is of no importance: parts of it go now and then. When some of it is damaged, which
+    /// shows in errors, it is thrown away after the next crash.
+    fn spoil_index(&mut self) {
+        let is_rotten = std::mem::take(&mut self.index_is_rotten);
+        let some = self.chance.one_in(5);
+        for name in self.media.runs.names() {
+            if is_rotten || some && self.chance.one_in(2) {
+                self.media.runs.lose(&name);
+            } else if self.chance.one_in(12)
+                && let Some(mut octets) = self.media.runs.octets(&name)
+                && !octets.is_empty()
+            {
+                let place = usize::try_from(self.chance.below(octets.len() as u64)).unwrap();
+                octets[place] ^= 1 << self.chance.below(8);
+                self.media.runs.put(&name, octets);
+                (self.armed, self.crippled, self.index_is_rotten) = (true, true, true);
+            }
+        }
+    }
+
+    /// Damages some blobs for good: what was in them is answered with errors from now on, and everything
+    /// else is what it was.
+    pub(super) fn rot(&mut self) {
+        self.crash(false);
+        let blobs = &self.media.blobs.inner;
+        let mut ids = Vec::new();
+        let mut list = |info: BlobInfo| {
+            ids.push(info.id);
+            ControlFlow::Continue(())
+        };
+        blobs.list(&BlobPrefix::ALL, &mut list).unwrap();
+        for _ in 0..=self.chance.below(3) {
+            let place = usize::try_from(self.chance.below(ids.len() as u64)).unwrap();
+            blobs.damage(ids[place]);
+        }
+        (self.armed, self.crippled) = (true, true);
+        let opened = recover(self.media.handed_out(), &self.options, self.now);
+        if let Some(manifest) = FOUND.take() {
+            self.resolve(&manifest);
+        }
+        // Without its manifest there is no store.
+        if let Ok(store) = opened {
+            self.take_over(store);
+            self.check(false);
+        }
+    }
+
+    /// Opens the store, perhaps at the second attempt.
+    pub(super) fn open(&mut self) {
+        if is_planted(Bug::TornRecordReplayed) {
+            self.media.journal.set_defect(Defect::ChecksumsForged(super::media::JOURNAL));
+        }
+        for attempt in 0..8 {
+            if attempt < 2 && self.chance.one_in(3) {
+                self.spoil_opening();
+            }
+            let opened = recover(self.media.handed_out(), &self.options, self.now);
+            if let Some(manifest) = FOUND.take() {
+                self.resolve(&manifest);
+            }
+            match opened {
+                Ok(store) if !self.is_cut() => {
+                    self.store = Some(store);
+                    break;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let excused = self.armed || self.is_cut();
+                    assert!(excused, "it cannot be opened for no reason: {}", chain(&error));
+                }
+            }
+            let power_cut = self.is_cut() || self.chance.one_in(2);
+            self.crash(power_cut);
+        }
+        if is_planted(Bug::TornRecordReplayed) {
+            self.media.journal.set_defect(Defect::None);
+        }
+        self.heal();
+        self.media.power.lock().unwrap().fuse = None;
+        let store = self.store.take().expect("a store that cannot be opened");
+        self.take_over(store);
+    }
+
+    fn take_over(&mut self, store: OpenStore) {
+        // What was committed meanwhile, for want of room, has no changes in it.
+        self.model.fold(store.committer.manifest());
+        self.counts.replayed += store.recovered.writes;
+        self.store = Some(store);
+        let numbers: Vec<u32> = self.model.volumes.values().map(|volume| volume.number).collect();
+        for number in numbers {
+            let last = self.survivor(number).expect("a volume is missing");
+            self.model.by_number(number).unwrap().survive(last);
+        }
+    }
+
+    /// Lets something go wrong while the store is opened.
+    fn spoil_opening(&mut self) {
+        if self.chance.one_in(4) {
+            self.media.power.lock().unwrap().faults = Some(2 + self.chance.below(10));
+            self.armed = true;
+        } else if self.chance.one_in(3) {
+            let get_range = u32::try_from(self.chance.below(300)).unwrap();
+            let rates = BlobFaultRates { get_range, info: get_range, ..BlobFaultRates::default() };
+            self.media.blobs.inner.set_rates(rates);
+            (self.armed, self.crippled) = (true, true);
+        } else {
+            self.media.power.lock().unwrap().fuse = Some(1 + self.chance.below(12));
+        }
+    }
+
+    /// Compares all that there is.
+    pub(super) fn check(&mut self, closed: bool) {
+        if closed {
+            let recovered = self.store().recovered.writes;
+            assert_eq!(recovered, 0, "a store that was closed has something in its journal");
+        }
+        let names: Vec<String> = self.model.volumes.keys().cloned().collect();
+        let mut tries = 0;
+        for name in &names {
+            self.ask_attach(name);
+            while !self.fronts.iter().any(|front| front.name == *name) {
+                assert!(tries < 1000, "{name} cannot be attached");
+                tries += 1;
+                self.step_committer();
+            }
+        }
+        let excuse = self.excuse();
+        let shared = &self.store.as_ref().unwrap().shared;
+        for front in &mut self.fronts {
+            let state = self.model.volumes[&front.name].current();
+            let step = || _ = shared.reader.pool.step(&shared.reader);
+            compare_all(&front.name, &mut front.volume, &state, excuse, step);
+        }
+        let snapshots: Vec<_> = self
+            .model
+            .volumes
+            .iter()
+            .flat_map(|(name, volume)| volume.snapshots.keys().map(|s| (name.clone(), s.clone())))
+            .collect();
+        for (volume, snapshot) in snapshots {
+            if self.chance.one_in(2) {
+                self.export(&volume, &snapshot);
+                self.use_last_export();
+            }
+        }
+        // Some go on being used.
+        self.fronts.retain(|_| self.chance.one_in(2));
+    }
+
+    fn use_last_export(&mut self) {
+        let excuse = self.excuse();
+        let (mut export, state) = self.exports.pop().unwrap();
+        let shared = &self.store.as_ref().unwrap().shared;
+        let step = || _ = shared.reader.pool.step(&shared.reader);
+        compare_all("a snapshot", &mut export, &state, excuse, step);
+        self.counts.snapshots += 1;
+    }
+}
