@@ -40,6 +40,7 @@ impl JournalFile {
     }
 
     /// Opens the journal at `path` to be read only. Others may read it meanwhile, and none may use it.
+    #[cfg(feature = "cas")]
     pub(in super::super) fn examine(path: &Path) -> Result<Self, JournalError> {
         let file = File::open(path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => JournalError::NotFound { path: path.into() },

@@ -47,9 +47,12 @@ pub(super) use error::Word;
 pub(super) use file_journal::{ImageFacts, JournalLink};
 #[cfg(test)]
 pub(super) use journal_file::format;
+#[cfg(feature = "cas")]
 pub(super) use journal_file::{JournalFile, random_id};
 pub(super) use mark::Mark;
-pub(super) use medium::{DirectFile, Guarded, SyncGuard};
+pub(super) use medium::SyncGuard;
+#[cfg(feature = "cas")]
+pub(super) use medium::{DirectFile, Guarded};
 pub(super) use replay::is_left_over;
 
 #[cfg(test)]

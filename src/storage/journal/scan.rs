@@ -104,6 +104,7 @@ impl Scan {
     }
 
     /// The last entry of each segment that still has something, the oldest first.
+    #[cfg(feature = "cas")]
     pub(in super::super) fn retired_lasts(&self) -> Vec<Sequence> {
         self.retired().iter().map(|retired| retired.last).collect()
     }
