@@ -6,11 +6,13 @@
 //! much as this program's.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "it tells what criterion does not")]
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use aoe_server::clock::{Instant, now};
 use aoe_server::storage::cas::{CasStore, CasVolume, StoreOptions, VolumeOptions};
 use aoe_server::storage::{Accepted, BlockStorage, Ready, Ticket};
 use aoe_server::units::{Lba, Sectors};
@@ -74,7 +76,7 @@ fn write(
     let mut in_flight: VecDeque<(Ticket, Instant)> = VecDeque::with_capacity(DEPTH);
     let mut latencies = Vec::with_capacity(data.len() / request);
     for (number, octets) in data.chunks_exact(request).enumerate() {
-        let start = Instant::now();
+        let start = now();
         let ticket = loop {
             settle(disk, &mut in_flight, &mut latencies);
             if in_flight.len() == DEPTH {
@@ -101,8 +103,11 @@ fn settle(
     latencies: &mut Vec<Duration>,
 ) {
     let durable = disk.durable();
-    while let Some((_, start)) = in_flight.pop_front_if(|(ticket, _)| *ticket <= durable) {
-        latencies.push(start.elapsed());
+    while let Some(&(ticket, start)) = in_flight.front()
+        && ticket <= durable
+    {
+        in_flight.pop_front();
+        latencies.push(now().since(start));
     }
 }
 
@@ -116,9 +121,9 @@ fn read(disk: &mut CasVolume, bytes: usize, request: usize) {
     }
 }
 
-fn percentile(latencies: &mut [Duration], of: f64) -> Duration {
+fn percentile(latencies: &mut [Duration], percent: usize) -> Duration {
     latencies.sort_unstable();
-    latencies[((latencies.len() - 1) as f64 * of) as usize]
+    latencies[(latencies.len() - 1) * percent / 100]
 }
 
 fn sequential_writes(c: &mut Criterion) {
@@ -141,16 +146,16 @@ fn sequential_writes(c: &mut Criterion) {
                     }
                     // Half a block further each time, so that duplicates are not where they were.
                     let shift = seed % 8 * 32;
-                    let start = Instant::now();
+                    let start = now();
                     let latencies =
                         write(&mut scratch.disk, &data, 16 * SECTOR, |n| n as u64 * 16 + shift);
-                    took += start.elapsed();
+                    took += now().since(start);
                     all.extend(latencies);
                 }
                 took
             });
         });
-        let (half, most) = (percentile(&mut all, 0.5), percentile(&mut all, 0.99));
+        let (half, most) = (percentile(&mut all, 50), percentile(&mut all, 99));
         println!("{name}: until durable: p50 {half:?}, p99 {most:?}");
         println!("{name}: {:?}", scratch.store.info().unwrap().split);
     }
@@ -237,7 +242,7 @@ fn replay(c: &mut Criterion) {
         commit_bytes: 1 << 30,
         overlay_bytes: 2 << 30,
         journal_bytes: 512 << 20,
-        commit_interval: Duration::from_secs(3600),
+        commit_interval: Duration::from_hours(1),
         ..StoreOptions::default()
     };
     let (store, mut disk) = open(directory.path(), &options);
@@ -256,9 +261,9 @@ fn replay(c: &mut Criterion) {
             for round in 0..rounds {
                 let path = copy.path().join(format!("copy-{round}"));
                 copied(&path);
-                let start = Instant::now();
+                let start = now();
                 let (store, recovered) = CasStore::open(&path, &options).unwrap();
-                took += start.elapsed();
+                took += now().since(start);
                 assert_eq!(recovered.bytes, REPLAYED as u64);
                 drop(store);
                 std::fs::remove_dir_all(&path).unwrap();

@@ -7,6 +7,7 @@
 
 mod common;
 
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
 use aoe_server::client::{Client, ClientError, Disk, Range};
@@ -153,8 +154,8 @@ fn images_go_into_an_archive_and_come_out_again() {
     let file = std::fs::File::create(&image).unwrap();
     file.set_len(64 << 20).unwrap();
     let data = content(7);
-    std::os::unix::fs::FileExt::write_all_at(&file, &data[..3 << 20], 5 << 20).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, &data[..512], (64 << 20) - 512).unwrap();
+    file.write_all_at(&data[..3 << 20], 5 << 20).unwrap();
+    file.write_all_at(&data[..512], (64 << 20) - 512).unwrap();
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     let (store, image_text, copy_text) = (text(&store), text(&image), text(&copy));
     ended(&run(["store", "init", &store]), 0);
@@ -164,7 +165,6 @@ fn images_go_into_an_archive_and_come_out_again() {
     ended(&run(["snapshot", "create", "disk@one", "--store", &store]), 0);
     ended(&run(["image", "export", "disk@one", &copy_text, "--store", &store]), 0);
     assert!(std::fs::read(&copy).unwrap() == std::fs::read(&image).unwrap());
-    use std::os::unix::fs::MetadataExt as _;
     let taken = std::fs::metadata(&copy).unwrap().blocks() * 512;
     assert!(taken < 4 << 20, "{taken} octets for 3 MiB of data");
     // What is there is not overwritten unasked.

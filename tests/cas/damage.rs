@@ -37,7 +37,7 @@ fn options() -> StoreOptions {
         overlay_bytes: 4 << 20,
         cache_bytes: 8 << 20,
         // Only when it is asked for.
-        commit_interval: Duration::from_secs(3600),
+        commit_interval: Duration::from_hours(1),
         ..StoreOptions::default()
     }
 }
@@ -110,7 +110,8 @@ impl Damaged {
     #[track_caller]
     fn finds(&self, codes: &[&str]) -> FsckReport {
         let report = self.fsck();
-        let found: Vec<_> = report.findings.iter().map(|finding| finding.code()).collect();
+        let found: Vec<_> =
+            report.findings.iter().map(aoe_server::storage::cas::Finding::code).collect();
         assert_eq!(found, codes, "{:#?}", report.findings);
         assert_eq!(report, self.fsck());
         report
@@ -123,12 +124,12 @@ impl Damaged {
     /// That what can be read is exactly what is not told as lost, and is what was written.
     fn reads_but_for_what_is_lost(&self, report: &FsckReport) {
         let store = self.open().unwrap();
-        self.reads_of(&store, report);
+        Self::reads_of(&store, report);
         let scrubbed = store.scrub(&mut |_| ()).unwrap();
         assert_eq!(scrubbed.lost, report.lost);
     }
 
-    fn reads_of(&self, store: &CasStore, report: &FsckReport) {
+    fn reads_of(store: &CasStore, report: &FsckReport) {
         let mut now = store.attach("e1.0", VolumeOptions::default()).unwrap();
         let mut one = store.attach_snapshot("e1.0", "one", SnapshotOptions::default()).unwrap();
         for (disk, snapshot) in [(&mut now, None), (&mut one, Some("one"))] {
@@ -457,7 +458,8 @@ fn newest_root_slot_lost_after_the_journal_was_trimmed() {
     let older = root.commit - 1;
     assert!(matches!(store.open(), Err(CasError::RootLost { commit, .. }) if commit == older));
     let report = store.fsck();
-    let codes: Vec<_> = report.findings.iter().map(|finding| finding.code()).collect();
+    let codes: Vec<_> =
+        report.findings.iter().map(aoe_server::storage::cas::Finding::code).collect();
     assert_eq!(codes[..2], ["root-slot", "root-lost"]);
     assert_eq!(report.commit, Some(older));
     // Its manifest is there, so that nothing has to be given up.
@@ -467,7 +469,7 @@ fn newest_root_slot_lost_after_the_journal_was_trimmed() {
     let (open, _) = CasStore::open(store.path(), &options).unwrap();
     let report = open.scrub(&mut |_| ()).unwrap();
     assert!(report.lost.is_empty());
-    store.reads_of(&open, &report);
+    Damaged::reads_of(&open, &report);
 }
 
 #[test]
@@ -479,7 +481,8 @@ fn both_root_slots_torn() {
     }
     assert!(matches!(store.open(), Err(CasError::Roots { .. })));
     let report = store.fsck();
-    let codes: Vec<_> = report.findings.iter().map(|finding| finding.code()).collect();
+    let codes: Vec<_> =
+        report.findings.iter().map(aoe_server::storage::cas::Finding::code).collect();
     assert_eq!(codes[..3], ["root-slot", "root-slot", "no-root"]);
     assert_eq!((report.commit, report.store), (None, None));
     assert!(codes[3..].iter().all(|code| *code == "unlisted"));
@@ -497,7 +500,7 @@ fn both_root_slots_torn() {
     let options = StoreOptions { accept_loss: true, ..options() };
     let (open, _) = CasStore::open(store.path(), &options).unwrap();
     let report = open.scrub(&mut |_| ()).unwrap();
-    store.reads_of(&open, &report);
+    Damaged::reads_of(&open, &report);
 }
 
 #[test]

@@ -54,7 +54,8 @@ fn stores_of_version_1_are_read() {
     journal.set_len(8192 + u64_at(&heads, 32) * segments).unwrap();
 
     let report = CasStore::fsck(directory.path(), &FsckOptions::default(), &mut |_| ()).unwrap();
-    let found: Vec<_> = report.findings.iter().map(|finding| finding.code()).collect();
+    let found: Vec<_> =
+        report.findings.iter().map(aoe_server::storage::cas::Finding::code).collect();
     assert_eq!(found, ["index-unused"], "{:#?}", report.findings);
     let (store, recovered) = CasStore::open(directory.path(), &options()).unwrap();
     assert_eq!(recovered.writes, 0);

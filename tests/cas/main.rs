@@ -1,6 +1,7 @@
 //! The archive, through its public interface and on real files.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::cast_possible_truncation, reason = "the stores here are small")]
 
 mod basic;
 mod damage;

@@ -100,7 +100,9 @@ pub(crate) fn newest_root(store: &Path) -> Root {
     let octets = fs::read(roots_of(store)).unwrap();
     let slots = [0, 4096].map(|at| {
         let slot = &octets[at..at + 4096];
-        let name: String = slot[56..88].iter().map(|octet| format!("{octet:02x}")).collect();
+        let mut name = [0; 32];
+        name.copy_from_slice(&slot[56..88]);
+        let name = aoe_server::blob::BlobId(name).to_string();
         Root {
             at: at as u64,
             commit: u64_at(slot, 48),

@@ -47,7 +47,7 @@ fn an_archive_is_closed_with_its_last_target_and_exports_outlive_reloads() {
 
     // Something else of the archive: it is closed and opened, with the export in it.
     let other = disk(0).replace("journal_size", "cache_size = \"8 MiB\"\njournal_size");
-    reload(&server, &with(&[other.clone()]));
+    reload(&server, &with(std::slice::from_ref(&other)));
     assert_eq!(log(), 1);
     assert_eq!(targets(&home), [pair("e1.0", false), pair("e1.5", false), pair("e1.9", true)]);
     assert_eq!(ask_json(&home, "store info")["cache"]["most"], 8 << 20);
