@@ -165,8 +165,11 @@ impl Reader {
         found
     }
 
+    /// Keeps a block in memory; not one that was had in part, since the rest may be had the next time.
     pub(super) fn keep_block(&self, id: ContentId, octets: &Arc<[u8]>) {
-        self.blocks.insert(id, Arc::clone(octets));
+        if octets.len() == self.block_bytes {
+            self.blocks.insert(id, Arc::clone(octets));
+        }
     }
 
     pub(super) fn keep_node(&self, id: ContentId, node: &Arc<Node>) {

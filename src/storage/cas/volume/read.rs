@@ -174,8 +174,12 @@ impl CasVolume {
                     Some(Arc::clone(octets))
                 };
                 if let Some(octets) = store.reader.cached_block(id).or_else(recent) {
-                    if wanted & !sectors_of(&octets, store.block_bytes) != 0 {
-                        return Err(Fault::Media);
+                    if octets.len() != store.block_bytes {
+                        // It was had in part, which counts for who has waited for it only.
+                        reads.blocks.retain(|(known, _)| *known != id);
+                        if wanted & !sectors_of(&octets, store.block_bytes) != 0 {
+                            return Err(Fault::Media);
+                        }
                     }
                     copy_sectors(wanted, piece.first, into, |range| &octets[range]);
                     return Ok(true);
