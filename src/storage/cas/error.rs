@@ -66,8 +66,8 @@ impl ReadError {
                     | BlobError::Overlong { .. }
                     | BlobError::Range { .. }
                     | BlobError::NotABlob { .. }
-                    | BlobError::Io { .. }
             ),
+            // A disk that fails may not fail the next time: then nothing is missing.
             Self::Index(_) | Self::Node { .. } | Self::Tree(_) => false,
         }
     }
