@@ -606,10 +606,11 @@ impl<M: Medium> Committer<M> {
         if self.failing.take().is_some() {
             log::info!("archive {}: commits succeed again", self.shared.name);
         }
+        // First: whoever hears of the commit may look at once.
+        self.report();
         for reply in self.waiting.0.drain(..) {
             let _ = reply.send(Ok(()));
         }
-        self.report();
     }
 
     /// Takes back generations that nobody reads any more, and their room.

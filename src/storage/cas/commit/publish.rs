@@ -70,6 +70,8 @@ impl<M: Medium> Committer<M> {
         }
         self.split.publish += nanos_since(started);
         self.publish(manifest, jobs);
+        // Before anybody hears of it, and looks.
+        self.report();
         for ((_, reply), outcome) in edits.into_iter().zip(outcomes) {
             let _ = reply.send(outcome.map_err(|error| *error)); // who asked may have gone
         }
