@@ -1,10 +1,12 @@
 //! A volume keeps what is written to it, in whatever way it is closed.
 
-use aoe_server::storage::BlockStorage as _;
-use aoe_server::storage::cas::{CasStore, SnapshotOptions, StoreOptions, VolumeOptions};
-use aoe_server::units::Sectors;
+use std::time::Duration;
 
-use crate::disk::{discard, read, stamp, while_driven, write};
+use aoe_server::storage::cas::{CasStore, SnapshotOptions, StoreOptions, VolumeOptions};
+use aoe_server::storage::{BlockStorage as _, Ready};
+use aoe_server::units::{Lba, Sectors};
+
+use crate::disk::{discard, read, stamp, wait, while_driven, write};
 
 fn options() -> StoreOptions {
     StoreOptions {
@@ -56,6 +58,31 @@ fn what_was_written_is_there_after_a_restart() {
     check(&mut disk);
     // Another time without a commit: from the journal.
     write(&mut disk, 3, &stamp(3, 9)).unwrap();
+}
+
+#[test]
+fn who_waits_hears_of_what_another_read_took_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = CasStore::open(directory.path(), &options()).unwrap();
+    let mut disk = store.attach("e1.0", sized(10_000)).unwrap();
+    for lba in [0, 5_000] {
+        write(&mut disk, lba, &stamp(lba, 1)).unwrap();
+    }
+    drop(disk);
+    store.close().unwrap();
+    drop(store);
+    let (store, _) = CasStore::open(directory.path(), &options()).unwrap();
+    let mut disk = store.attach("e1.0", VolumeOptions::default()).unwrap();
+    let mut sectors = [[0; 512]; 2];
+    for (lba, sector) in [0, 5_000].into_iter().zip(&mut sectors) {
+        assert_eq!(disk.read(Lba(lba), sector), Ok(Ready::Later));
+    }
+    // Both are there by now, most likely, and are taken in by the one that asks.
+    std::thread::sleep(Duration::from_millis(200));
+    wait(|| (disk.read(Lba(0), &mut sectors[0]) == Ok(Ready::Done)).then_some(()));
+    wait(|| disk.progress().then_some(()));
+    wait(|| (disk.read(Lba(5_000), &mut sectors[1]) == Ok(Ready::Done)).then_some(()));
+    assert_eq!(sectors, [stamp(0, 1), stamp(5_000, 1)]);
 }
 
 #[test]

@@ -45,6 +45,9 @@ pub struct CasVolume {
     /// What was handed over and is not in the tree of `view`, the newest first.
     frozen: VecDeque<Arc<Generation>>,
     reads: Reads,
+    /// Something has come back that `progress` has not told of: whichever call took it in, what waits
+    /// is worth trying again.
+    came_back: bool,
     /// `None` for a snapshot.
     writing: Option<Writing>,
     /// As long as there is one, the snapshot is not deleted.
@@ -115,6 +118,7 @@ impl CasVolume {
             view,
             frozen: pending,
             reads: Reads::new(fetches, &store),
+            came_back: false,
             store,
             writing: Some(writing),
             _used: None,
@@ -135,6 +139,7 @@ impl CasVolume {
             view,
             frozen: VecDeque::new(),
             reads: Reads::new(fetches, &store),
+            came_back: false,
             store,
             writing: None,
             _used: Some(used),
@@ -159,13 +164,11 @@ impl CasVolume {
         self.writing.as_mut().ok_or(Fault::WriteProtected)
     }
 
-    /// Takes in what a commit has done, and hands over what one asks for. Tells whether there was
-    /// any news.
-    fn take_news(&mut self) -> bool {
-        let Some(writing) = &mut self.writing else { return false };
-        let mut any = false;
+    /// Takes in what a commit has done, and hands over what one asks for.
+    fn take_news(&mut self) {
+        let Some(writing) = &mut self.writing else { return };
         while let Ok(news) = writing.news.pop() {
-            any = true;
+            self.came_back = true;
             match news {
                 News::Published { view, through } => {
                     self.view = view;
@@ -178,9 +181,8 @@ impl CasVolume {
             }
         }
         if writing.shared.wanted() > writing.answered {
-            any |= writing.hand_over(&self.store, &mut self.frozen);
+            self.came_back |= writing.hand_over(&self.store, &mut self.frozen);
         }
-        any
     }
 
     fn detach(&mut self) {
@@ -361,8 +363,9 @@ impl BlockStorage for CasVolume {
     }
 
     fn progress(&mut self) -> bool {
-        let mut worth_it = self.take_news();
-        worth_it |= self.take_fetched();
+        self.take_news();
+        self.take_fetched();
+        let mut worth_it = std::mem::take(&mut self.came_back);
         if let Some(writing) = &mut self.writing {
             worth_it |= writing.has_room_again(&self.store);
         }

@@ -213,11 +213,10 @@ impl CasVolume {
         }
     }
 
-    /// Takes in what was fetched; tells whether there was anything.
-    pub(super) fn take_fetched(&mut self) -> bool {
-        let mut any = false;
+    /// Takes in what was fetched.
+    pub(super) fn take_fetched(&mut self) {
         while let Some(fetched) = self.reads.link.receive() {
-            any = true;
+            self.came_back = true;
             let Fetched { fetch, nodes, blocks, faults } = fetched;
             if let Some(place) = self.reads.outstanding.iter().position(|known| *known == fetch) {
                 self.reads.outstanding.swap_remove(place);
@@ -242,7 +241,6 @@ impl CasVolume {
                 push_recent(&mut self.reads.verified, fetch);
             }
         }
-        any
     }
 
     /// Has the blocks of these sectors read from where they are kept.
