@@ -51,7 +51,6 @@ impl ServeCmd {
                 return Ok(ExitCode::from(COULD_NOT_TELL));
             }
         };
-        announce(&server);
         let (config, observer) = (server.config().server.clone(), server.observer());
         let server = Arc::new(Mutex::new(Some(server)));
         let socket = match control(&config, observer.clone(), Arc::clone(&server)) {
@@ -62,6 +61,9 @@ impl ServeCmd {
                 return Ok(ExitCode::from(COULD_NOT_TELL));
             }
         };
+        if let Some(server) = lock(&server).as_ref() {
+            announce(server);
+        }
         notify(&[NotifyState::Ready]);
         for signal in signals.forever() {
             match signal {
@@ -169,6 +171,7 @@ fn notify(state: &[NotifyState<'_>]) {
     }
 }
 
+/// Says what is served: the last that a server says of its start, when everything answers.
 fn announce(server: &Server) {
     let config = server.config();
     for target in &config.targets {
