@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use aoe_server::link::LinkKind;
 
-use crate::common::capture::run;
+use crate::backend::{ARCHIVED, FILE, JOURNALLED, own};
 use crate::common::net::ip;
-use crate::common::server::{PROGRAM, of_this_thread};
+use crate::common::server::of_this_thread;
 use crate::machine::{Card, Machine, boot_file};
-use crate::scene::{Case, FILE, JOURNALLED, Scene};
+use crate::scene::{Case, Scene};
 use crate::steps::Steps;
 
 /// How long a machine may take to boot.
@@ -37,12 +37,12 @@ const WAYS: [Way; 4] = [
     Way {
         card: "e1000",
         rom: false,
-        case: Case { backend: &JOURNALLED, link: LinkKind::Pcap, mtu: 1500 },
+        case: Case { backend: &ARCHIVED, link: LinkKind::Pcap, mtu: 1500 },
     },
     Way {
         card: "virtio-net-pci",
         rom: true,
-        case: Case { backend: &FILE, link: LinkKind::Pcap, mtu: 9000 },
+        case: Case { backend: &ARCHIVED, link: LinkKind::Pcap, mtu: 9000 },
     },
     Way {
         card: "e1000",
@@ -89,12 +89,10 @@ impl Drop for Dhcp {
     }
 }
 
-/// Runs one of our own commands on the disk.
-fn own(verb: &str, station: &str, file: &Path, more: &[&str]) {
+/// Copies between the disk and a file.
+fn copy(verb: &str, station: &str, file: &Path, more: &[&str]) {
     let file = file.to_str().unwrap();
-    let args = [&[verb, "-i", station, "e1.0", file], more].concat();
-    let ran = run(PROGRAM, &args);
-    assert_eq!(ran.code, Some(0), "{args:?}: {}{}", ran.out, ran.error);
+    own(&[&[verb, "-i", station, "e1.0", file], more].concat());
 }
 
 fn start(way: &Way, tap: &str) -> Machine {
@@ -119,7 +117,7 @@ fn boots(way: &Way) {
         disk.extend((0..=250).cycle().step_by(7).take(COPIED));
         let (there, back) = (scene.path("there"), scene.path("back"));
         fs::write(&there, &disk).unwrap();
-        own("write", &station, &there, &[]);
+        copy("write", &station, &there, &[]);
         let dhcp = way.rom.then(|| Dhcp::start(&station, &scene.path("")));
         let mut machine = start(way, tap);
         for said in ["boot sector runs", "read, written, compared"] {
@@ -128,7 +126,7 @@ fn boots(way: &Way) {
         }
         drop(machine);
         drop(dhcp);
-        own("read", &station, &back, &["--sectors", "13"]);
+        copy("read", &station, &back, &["--sectors", "13"]);
         let now_there = fs::read(&back).unwrap();
         assert!(now_there[10 * 512..] == disk[2 * 512..], "sectors 10 to 12 are no copy");
         assert!(now_there[..disk.len()] == disk[..], "the rest has changed");

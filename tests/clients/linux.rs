@@ -113,6 +113,38 @@ fn grow(scene: &mut Scene, guest: &mut Guest) -> String {
     format!("{SECTORS} to {GROWN} sectors, {before} to {after} KiB of files")
 }
 
+/// Mounts what the disk was beside what it has become, and then makes it what it was.
+fn snapshots(scene: &mut Scene, guest: &mut Guest) -> String {
+    const OLD: &str = "/dev/etherd/e1.9";
+    let holds = |guest: &mut Guest| {
+        guest.run("echo 3 >/proc/sys/vm/drop_caches && cd /tmp/old && sha256sum -s -c sums");
+    };
+    guest.run("umount /mnt");
+    scene.control("snapshot create e1.0@before");
+    guest.run(&format!("mount -t ext4 {DISK} /mnt"));
+    guest.run("head -c 1500000 /dev/urandom >/mnt/one && rm /mnt/many/*a && cp /mnt/one /mnt/two");
+    guest.run("sync");
+    scene.control("snapshot export e1.0@before e1.9");
+    guest.wait_for(&format!("[ -b {OLD} ]"), 20);
+    guest.run(&format!("mkdir -p /tmp/old && mount -t ext4 -o ro {OLD} /tmp/old"));
+    holds(guest);
+    let changed = guest.attempt("cd /mnt && sha256sum -s -c sums");
+    assert_ne!(changed.code, 0, "the disk has not changed");
+    // It goes on changing, by many times what a commit takes.
+    guest.run("for n in 1 2 3 4 5 6; do head -c 3000000 /dev/urandom >/mnt/two; sync; done");
+    holds(guest);
+    let write = guest.attempt(&format!("dd if=/dev/zero of={OLD} bs=512 count=1 oflag=direct"));
+    assert_ne!(write.code, 0, "a snapshot was written to");
+    guest.run("umount /tmp/old && umount /mnt");
+    scene.control("snapshot unexport e1.9");
+    // It was used just now, and is not any more.
+    scene.control("snapshot restore e1.0@before --force");
+    guest.run("echo 3 >/proc/sys/vm/drop_caches");
+    guest.run(&format!("e2fsck -fn {DISK} && mount -t ext4 {DISK} /mnt"));
+    checksums_hold(guest);
+    "holds beside the disk that changes, takes no writes; restored, fsck finds nothing".into()
+}
+
 /// Reads from a target that cannot be written to.
 fn read_only(guest: &mut Guest) -> String {
     let disk = "/dev/etherd/e1.1";
@@ -163,6 +195,9 @@ fn linux_driver(case: Case) {
     steps.step("kill -9 in mid-write", || kill_in_mid_write(&mut scene, &mut guest, "killed"));
     steps.step("live resize, aoe-revalidate", || grow(&mut scene, &mut guest));
     steps.step("read-only target", || read_only(&mut guest));
+    if case.backend.has_snapshots() {
+        steps.step("snapshot exported, restored", || snapshots(&mut scene, &mut guest));
+    }
     steps.step("restart", || {
         scene.restart();
         checksums_hold(&mut guest);
@@ -205,4 +240,16 @@ fn the_linux_driver_loses_nothing_journal_af_packet() {
 #[ignore = "takes minutes: make test-clients"]
 fn the_linux_driver_loses_nothing_journal_pcap() {
     linux_driver(CASES[3]);
+}
+
+#[test]
+#[ignore = "takes minutes: make test-clients"]
+fn the_linux_driver_loses_nothing_archive_af_packet() {
+    linux_driver(CASES[4]);
+}
+
+#[test]
+#[ignore = "takes minutes: make test-clients"]
+fn the_linux_driver_loses_nothing_archive_pcap() {
+    linux_driver(CASES[5]);
 }

@@ -8,6 +8,7 @@
 #![cfg(all(feature = "cli", feature = "pcap", feature = "af-packet", target_os = "linux"))]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
 
+mod backend;
 mod boot;
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,6 +1,6 @@
 //! What clients meet: a switch with a server on it, whose targets may be kept in several ways.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use aoe_server::client::Range;
 use aoe_server::link::LinkKind;
 use aoe_server::protocol::Address;
 use aoe_server::units::{Lba, Sectors};
-use nix::sys::signal::Signal;
 
+use crate::backend::{ARCHIVED, Backend, FILE, JOURNALLED, control};
 use crate::common::capture::run;
 use crate::common::net::Switch;
 use crate::common::server::{Home, ServerProcess, client};
@@ -17,45 +17,10 @@ use crate::common::stamper::{UNIT, UNIT_SECTORS};
 
 /// Sectors of e1.0: an odd number of them.
 pub(crate) const SECTORS: u64 = (64 << 11) + 3;
-/// The disk of e1.0 in the server's directory.
-const DISK: &str = "disk";
 /// The disk of e1.1, which is read-only.
 const READ_ONLY: &str = "read-only";
 /// What a file on e1.1 says.
 pub(crate) const GREETING: &str = "written before it was exported";
-
-/// A way to keep disks. There is a row for each in [`CASES`].
-#[derive(Debug)]
-pub(crate) struct Backend {
-    /// Its name in results.
-    pub(crate) name: &'static str,
-    /// What `[server]` says about it.
-    server: &'static str,
-    /// What the target e1.0 says; `{dir}` is the server's directory.
-    target: &'static str,
-    /// Makes the disk of e1.0 so many sectors long, before the server starts or while it runs.
-    resize: fn(&Home, u64),
-    /// Whether the disk lies in a file as it is on the wire.
-    is_image: bool,
-}
-
-const FILE_TARGET: &str = "backend = \"file\"\npath = \"{dir}/disk\"\n";
-
-/// A file.
-pub(crate) const FILE: Backend =
-    Backend { name: "file", server: "", target: FILE_TARGET, resize: resize_image, is_image: true };
-
-/// A file behind a journal.
-pub(crate) const JOURNALLED: Backend = Backend {
-    name: "journalled",
-    server: "journal = \"{dir}/journal\"\njournal_size = \"32 MiB\"\n",
-    ..FILE
-};
-
-fn resize_image(home: &Home, sectors: u64) {
-    let open = OpenOptions::new().write(true).create(true).truncate(false).open(home.path(DISK));
-    open.and_then(|image| image.set_len(sectors * 512)).unwrap();
-}
 
 /// What a scenario varies.
 #[derive(Debug, Clone, Copy)]
@@ -69,11 +34,13 @@ pub(crate) struct Case {
 }
 
 /// Both links, both MTUs, every way to keep disks: each pair of them at least once.
-pub(crate) const CASES: [Case; 4] = [
+pub(crate) const CASES: [Case; 6] = [
     Case { backend: &FILE, link: LinkKind::AfPacket, mtu: 9000 },
     Case { backend: &FILE, link: LinkKind::Pcap, mtu: 1500 },
     Case { backend: &JOURNALLED, link: LinkKind::AfPacket, mtu: 1500 },
     Case { backend: &JOURNALLED, link: LinkKind::Pcap, mtu: 9000 },
+    Case { backend: &ARCHIVED, link: LinkKind::AfPacket, mtu: 9000 },
+    Case { backend: &ARCHIVED, link: LinkKind::Pcap, mtu: 1500 },
 ];
 
 impl Case {
@@ -114,7 +81,7 @@ impl Scene {
     ) -> Option<Self> {
         let switch = Switch::new(case.mtu, stations)?;
         let home = Home::new();
-        (case.backend.resize)(&home, SECTORS);
+        case.backend.make(&home, SECTORS);
         make_read_only_image(&home);
         let more = more(&switch);
         let mut scene = Self { case, switch, home, server: None, more };
@@ -176,28 +143,31 @@ impl Scene {
 
     /// Makes e1.0 so many sectors long while it is served.
     pub(crate) fn resize(&mut self, sectors: u64) {
-        (self.case.backend.resize)(&self.home, sectors);
-        self.server().signal(Signal::SIGHUP);
+        let server = self.server.as_ref().expect("it was started");
+        self.case.backend.resize(&self.home, server, sectors);
+    }
+
+    /// Has the server do something by its control socket.
+    #[track_caller]
+    pub(crate) fn control(&self, line: &str) -> String {
+        control(&self.home, &line.split(' ').collect::<Vec<_>>())
     }
 
     /// The checksum of octets of the disk, as `sha256sum` prints it; `None` where the disk is no
     /// file.
     pub(crate) fn checksum(&self, from: u64, count: u64) -> Option<String> {
-        let image = self.home.path(DISK);
-        let line = format!(
+        let image = self.case.backend.live_image(&self.home)?;
+        Some(shell(&format!(
             "dd if={} iflag=skip_bytes,count_bytes bs=64k skip={from} count={count} status=none \
              | sha256sum",
             image.display()
-        );
-        self.case.backend.is_image.then(|| shell(&line))
+        )))
     }
 
     /// Has the file system on the disk checked, which the server must have let go of.
     pub(crate) fn check_file_system(&self) {
-        if self.case.backend.is_image {
-            let image = self.home.path(DISK);
-            shell(&format!("e2fsck -fn {} 2>&1", image.display()));
-        }
+        let image = self.case.backend.image(&self.home);
+        shell(&format!("e2fsck -fn {} 2>&1", image.display()));
     }
 
     /// A place for something in the server's directory.

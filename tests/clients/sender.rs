@@ -13,11 +13,12 @@ use aoe_server::link::{BATCH_FRAMES, FramePool, Link, LinkKind};
 use aoe_server::protocol::{Address, MacAddr};
 use serde_json::Value;
 
+use crate::backend::FILE;
 use crate::common::capture::run;
 use crate::common::net::{MAC_A, Switch, within};
 use crate::common::server::{PROGRAM, ServerProcess, client, mem_target, packet_link};
 use crate::common::stamper::Chance;
-use crate::scene::{Case, FILE, Scene};
+use crate::scene::{Case, Scene};
 use crate::steps::Steps;
 
 /// The target of the client, which nobody else may use by `allow`.

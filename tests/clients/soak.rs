@@ -2,6 +2,7 @@
 //! and cut off, with every sector verified and an eye on what it takes from its machine.
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -12,14 +13,19 @@ use aoe_server::clock::{Instant, now};
 use aoe_server::link::LinkKind;
 use aoe_server::protocol::Address;
 
+use crate::backend::JOURNALLED;
 use crate::common::net::{MAC_A, PATIENCE, within};
-use crate::common::server::{ServerProcess, client, mem_target, packet_link};
-use crate::common::stamper::{Chance, Stamper};
-use crate::scene::{Case, JOURNALLED, Scene, read_units};
+use crate::common::server::{client, mem_target, packet_link};
+use crate::common::stamper::{Chance, Stamper, check_stamps};
+use crate::scene::{Case, Scene, read_units};
 use crate::sender::process_number;
 
 /// The targets that are written to, each by a client of its own.
-const SLOTS: [u8; 3] = [0, 2, 3];
+const SLOTS: [u8; 4] = [0, 2, 3, ARCHIVED];
+/// How many of a hundred requests of each read.
+const READ_PERCENT: [u64; 4] = [20, 60, 80, 40];
+/// The one that is kept in an archive; the others are in files.
+const ARCHIVED: u8 = 4;
 /// Units that each client writes again and again: two MiB.
 const UNITS: usize = 2048;
 /// How many servers live one after the other; every other one is killed.
@@ -27,33 +33,50 @@ const LIVES: u32 = 4;
 /// How long the cable is cut off.
 const CUT: Duration = Duration::from_millis(300);
 /// Memory that the second half of a life may take beyond what the first half took, in KiB: some of the
-/// tables of fixed size are first used when many requests wait.
-const GROWTH_KIB: u64 = 4096;
+/// tables of fixed size, and caches, are first used when many requests wait.
+const GROWTH_KIB: u64 = 8192;
+/// Files that an archive has open at most: twelve runs of its index, and packs that are written or read.
+const ARCHIVE_FILES: usize = 24;
 
 /// What a server takes from its machine.
 #[derive(Debug, Clone, Copy)]
 struct Takes {
+    /// Without the index of its archive, which grows with every block until it is written down.
     memory_kib: u64,
     threads: u64,
+    /// Without the files of its archive.
     descriptors: usize,
+    archive_files: usize,
 }
 
 impl Takes {
-    fn of(server: &ServerProcess) -> Self {
-        let descriptors = fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
+    fn of(scene: &mut Scene) -> Self {
+        let info: serde_json::Value =
+            serde_json::from_str(&scene.control("store info --json")).unwrap();
+        let index_bytes = info["index"]["bytes"].as_u64().unwrap();
+        let server = scene.server();
+        let files = fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
+        let files: Vec<_> =
+            files.filter_map(|file| fs::read_link(file.unwrap().path()).ok()).collect();
+        let of_archive = |file: &&PathBuf| file.iter().any(|part| part == "archive");
+        let archive_files = files.iter().filter(of_archive).count();
         Self {
-            memory_kib: process_number(server, "RssAnon"),
+            memory_kib: process_number(server, "RssAnon").saturating_sub(index_bytes >> 10),
             threads: process_number(server, "Threads"),
-            descriptors,
+            descriptors: files.len() - archive_files,
+            archive_files,
         }
     }
 
     /// The most of each.
     fn most(of: &[Self]) -> Self {
+        let most = |number: fn(&Self) -> u64| of.iter().map(number).max().unwrap_or(0);
+        let most_files = |number: fn(&Self) -> usize| of.iter().map(number).max().unwrap_or(0);
         Self {
-            memory_kib: of.iter().map(|takes| takes.memory_kib).max().unwrap_or(0),
-            threads: of.iter().map(|takes| takes.threads).max().unwrap_or(0),
-            descriptors: of.iter().map(|takes| takes.descriptors).max().unwrap_or(0),
+            memory_kib: most(|takes| takes.memory_kib),
+            threads: most(|takes| takes.threads),
+            descriptors: most_files(|takes| takes.descriptors),
+            archive_files: most_files(|takes| takes.archive_files),
         }
     }
 }
@@ -64,12 +87,13 @@ fn judge(life: u32, takes: &[Takes]) {
     let (early, late) = (Takes::most(early), Takes::most(late));
     let memory: Vec<_> = takes.iter().map(|takes| takes.memory_kib).collect();
     println!(
-        "life {life}: {} threads, {} descriptors, memory in KiB {memory:?}",
-        early.threads, early.descriptors
+        "life {life}: {} threads, {} descriptors, {} files of the archive, memory in KiB {memory:?}",
+        early.threads, early.descriptors, early.archive_files
     );
     assert!(late.memory_kib <= early.memory_kib + GROWTH_KIB, "memory grows");
     assert!(late.threads <= early.threads, "{} threads", late.threads);
     assert!(late.descriptors <= early.descriptors, "{} descriptors", late.descriptors);
+    assert!(late.archive_files <= ARCHIVE_FILES, "{} files of the archive", late.archive_files);
 }
 
 /// How often what was done to the server.
@@ -78,6 +102,7 @@ struct Done {
     reloads: u32,
     cuts: u32,
     settings: u32,
+    snapshots: u32,
     restarts: u32,
     kills: u32,
 }
@@ -92,12 +117,13 @@ impl Load {
     fn start(scene: &Scene) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let mut chance = Chance::new();
-        let threads = SLOTS.into_iter().zip(&scene.switch.stations).map(|(slot, station)| {
+        let threads = SLOTS.into_iter().zip(READ_PERCENT).zip(&scene.switch.stations);
+        let threads = threads.map(|((slot, read_percent), station)| {
             let address = Address { shelf: 1, slot };
             chance.next();
             let link = packet_link(&station.0);
             let mut stamper = Stamper::new(link, MAC_A, address, UNITS, chance.clone());
-            stamper.read_percent = 20 + 20 * u64::from(slot);
+            stamper.read_percent = read_percent;
             let stopped = Arc::clone(&stop);
             std::thread::spawn(move || work(stamper, &stopped))
         });
@@ -124,12 +150,31 @@ fn work(mut stamper: Stamper, stop: &AtomicBool) -> Stamper {
 
 /// The further targets that are always there.
 fn lasting() -> String {
-    SLOTS[1..].iter().fold(String::new(), |text, slot| {
+    let archive = format!(
+        "[[target]]\nshelf = 1\nslot = {ARCHIVED}\nbackend = \"cas\"\n[target.cas]\nsize = \"8 MiB\"\n\
+         [target.cas.blob_store]\ntype = \"file\"\npath = \"{{dir}}/archive\"\njournal_size = \"8 MiB\"\n\
+         commit_size = \"1 MiB\"\noverlay_size = \"4 MiB\"\ncache_size = \"1 MiB\"\n"
+    );
+    let files = SLOTS[1..].iter().filter(|slot| **slot != ARCHIVED);
+    files.fold(archive, |text, slot| {
         text + &format!(
             "[[target]]\nshelf = 1\nslot = {slot}\nbackend = \"file\"\n\
              path = \"{{dir}}/disk-{slot}\"\nsize = \"8 MiB\"\n"
         )
     })
+}
+
+/// Makes a snapshot of the disk in the archive, reads it at another address while the disk changes, and
+/// deletes it.
+fn snapshot(scene: &Scene, station: &str) {
+    let export = Address { shelf: 1, slot: 8 };
+    scene.control("snapshot create e1.4@soak");
+    scene.control("snapshot export e1.4@soak e1.8");
+    let first = read_units(station, export, UNITS);
+    check_stamps(&first).unwrap();
+    assert!(read_units(station, export, UNITS) == first, "a snapshot has changed");
+    scene.control("snapshot unexport e1.8");
+    scene.control("snapshot delete e1.4@soak");
 }
 
 /// One of the things that are done to a server all the time.
@@ -155,6 +200,10 @@ fn disturb(scene: &mut Scene, watcher: &mut Client, round: u32, done: &mut Done)
             net.up(net.b);
             done.cuts += 1;
         }
+        3 => {
+            snapshot(scene, &scene.switch.stations[SLOTS.len()].0);
+            done.snapshots += 1;
+        }
         _ => {
             let text = format!("setting {}", done.settings);
             let e1_0 = Address { shelf: 1, slot: 0 };
@@ -170,11 +219,11 @@ fn disturb(scene: &mut Scene, watcher: &mut Client, round: u32, done: &mut Done)
 fn live(scene: &mut Scene, watcher: &mut Client, end: Instant, done: &mut Done) -> Vec<Takes> {
     let mut takes = Vec::new();
     while now() < end {
-        for round in 0..4 {
+        for round in 0..5 {
             disturb(scene, watcher, round, done);
             std::thread::sleep(Duration::from_millis(500));
         }
-        takes.push(Takes::of(scene.server()));
+        takes.push(Takes::of(scene));
     }
     takes
 }
@@ -207,6 +256,7 @@ fn soak(case: Case, whole: Duration) {
              {longest_gap:.1?}"
         );
         assert_eq!(stamper.failures, []);
+        assert!(acknowledged > 0 && confirmed > 0, "{address} was not used");
         let faults = stamper.check(&read_units(&scene.switch.stations[0].0, address, UNITS));
         assert!(faults.is_empty(), "{address}: {faults:#?}");
     }

@@ -10,13 +10,14 @@ use aoe_server::link::LinkKind;
 use aoe_server::link::fault::{FaultCounters, Faults};
 use aoe_server::protocol::Address;
 
+use crate::backend::{ARCHIVED, FILE, JOURNALLED};
 use crate::common::net::{MAC_A, PATIENCE};
 use crate::common::server::packet_link;
 use crate::common::stamper::{Chance, Stamper};
 use crate::guest::Guest;
 use crate::linux::{DISK, checksums_hold, make_file_system, verify_by_fio};
 use crate::relay::{Relay, Wire};
-use crate::scene::{Case, FILE, JOURNALLED, Scene, read_units};
+use crate::scene::{Case, Scene, read_units};
 use crate::steps::Steps;
 
 const E1_0: Address = Address { shelf: 1, slot: 0 };
@@ -139,6 +140,7 @@ fn a_file_system_survives_a_lossy_wire() {
 fn every_sector_holds_over_a_lossy_wire() {
     every_sector_holds(Case { backend: &FILE, link: LinkKind::Pcap, mtu: 1500 });
     every_sector_holds(Case { backend: &JOURNALLED, link: LinkKind::AfPacket, mtu: 9000 });
+    every_sector_holds(Case { backend: &ARCHIVED, link: LinkKind::AfPacket, mtu: 1500 });
 }
 
 #[test]

@@ -90,6 +90,12 @@ fn generation_of(lba: u64, sector: &[u8]) -> Result<u64, String> {
     Ok(generation)
 }
 
+/// Makes sure that each sector of a target holds what some write made it, or was never written.
+pub(crate) fn check_stamps(octets: &[u8]) -> Result<(), String> {
+    let mut sectors = (0..).zip(octets.chunks_exact(SECTOR_SIZE));
+    sectors.try_for_each(|(lba, sector)| generation_of(lba, sector).map(|_| ()))
+}
+
 /// What is known of one unit: generations of its sectors.
 #[derive(Debug, Clone, Default)]
 struct Unit {
