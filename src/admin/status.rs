@@ -106,7 +106,7 @@ fn counters(target: &TargetStatus) -> Value {
 }
 
 fn link(link: &LinkStatus) -> Value {
-    let LinkStatus { name, info, counters, given_up } = link;
+    let LinkStatus { name, info, counters, given_up, shed } = link;
     let LinkInfo { mac, mtu, up } = info;
     let LinkCounters { received, sent, dropped, unsendable } = counters;
     json!({
@@ -119,6 +119,7 @@ fn link(link: &LinkStatus) -> Value {
         "dropped": dropped,
         "unsendable": unsendable,
         "given_up": given_up,
+        "shed": shed,
     })
 }
 

@@ -14,7 +14,7 @@ use signal_hook::iterator::Signals;
 use super::{COULD_NOT_TELL, NO};
 use crate::admin::{ControlError, ControlSocket, SharedServer};
 use crate::config::{Config, ConfigErrors, ServerConfig};
-use crate::server::{Observer, Server, ServerError, Status, TargetStatus};
+use crate::server::{LinkStatus, Observer, Server, ServerError, Status, TargetStatus};
 
 /// Serve the targets of a configuration file
 ///
@@ -182,7 +182,8 @@ fn announce(server: &Server) {
 
 fn log_status(status: &Status) {
     for link in &status.links {
-        log::info!("{}: {:?} {:?}", link.name, link.info, link.counters);
+        let LinkStatus { name, info, counters, given_up, shed } = link;
+        log::info!("{name}: {info:?} {counters:?}, {given_up} given up, {shed} shed");
     }
     log::info!("unserved: {:?}", status.engine);
     for target in &status.targets {

@@ -240,6 +240,7 @@ impl<L: Link> Listener<L> {
             info: port.out.link.info(),
             counters: port.out.link.counters(),
             given_up: port.out.given_up,
+            shed: port.out.shed(),
         }));
         status.targets.clear();
         let exports = self.engine.exports().iter().zip(&self.served);

@@ -198,6 +198,8 @@ pub struct LinkStatus {
     pub counters: LinkCounters,
     /// Replies given up since the link was down.
     pub given_up: u64,
+    /// Refusals that were not sent, since more came in than was answered.
+    pub shed: u64,
 }
 
 /// The state of one target.

@@ -5,9 +5,10 @@
 //!   one is bounded by the size of a burst and of the tables. Adding and removing targets may
 //!   allocate.
 //! * A request is answered, ignored by rule, held or parked. When there is no room for what could
-//!   come of it, it stays in the burst and nothing more is received: no frame is dropped here. The
-//!   one exception is a target that is full and whose storage has been stuck for a second: others
-//!   are not made to wait for it any longer ([`Room::Never`]).
+//!   come of it, it stays in the burst and nothing more is received: no frame is dropped here. There
+//!   are two exceptions. A target that is full and whose storage has been stuck for a second: others
+//!   are not made to wait for it any longer ([`Room::Never`]). And while more comes in than is
+//!   answered, few refusals are sent ([`PortState::received`]).
 //! * A reply that acknowledges a write leaves when storage says that the write is durable.
 //! * Ordered requests of a target take effect in the order they came, parked or not.
 
@@ -256,8 +257,11 @@ impl<L: Link> Listener<L> {
             let received = port.out.link.receive(&mut batch);
             port.troubled = false;
             match received {
-                Ok(0) | Err(LinkError::Down) => return false,
-                Ok(_) => {}
+                Ok(0) | Err(LinkError::Down) => {
+                    port.received(0);
+                    return false;
+                }
+                Ok(count) => port.received(count),
                 Err(LinkError::Ended) => {
                     port.ended = true;
                     return false;

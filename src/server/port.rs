@@ -4,9 +4,16 @@ use std::sync::Arc;
 
 use crate::engine::{Port, TargetId};
 use crate::link::{BATCH_FRAMES, FRAME_CAPACITY, FramePool, Link, LinkEvent, LinkInfo};
+use crate::protocol::ata::status;
+use crate::protocol::{AtaArg, Command, Frame};
 
 /// Replies that may wait for the wire: a burst, and another for wildcards that address many.
 const TRANSMIT_FRAMES: usize = 2 * BATCH_FRAMES;
+
+/// After so many full bursts in a row more comes in than is answered.
+const CROWDED_BURSTS: u32 = 16;
+/// Requests of a burst that are refused while that is so; the others get no answer.
+const REFUSALS: u32 = 1;
 
 /// A link, its burst in and its burst out.
 pub(super) struct PortState<L> {
@@ -22,6 +29,8 @@ pub(super) struct PortState<L> {
     pub(super) troubled: bool,
     /// Frames that the kernel had dropped when that was last logged.
     pub(super) dropped_logged: u64,
+    /// Full bursts in a row.
+    full_bursts: u32,
     pub(super) out: Outgoing<L>,
 }
 
@@ -33,6 +42,27 @@ pub(super) struct Outgoing<L> {
     sent: usize,
     /// Replies that were given up since the link was down; initiators ask again.
     pub(super) given_up: u64,
+    refusals: Refusals,
+}
+
+/// Replies that say that a request was not carried out.
+#[derive(Default)]
+struct Refusals {
+    /// How many may still be sent of this burst; `None` while there is no need to count.
+    left: Option<u32>,
+    /// How many were not sent, since more came in than was answered.
+    shed: u64,
+}
+
+impl Refusals {
+    /// Whether a reply is to be left out, since it refuses a request and enough of those were.
+    fn shed(&mut self, reply: &[u8]) -> bool {
+        let Some(left) = self.left.as_mut().filter(|_| refuses(reply)) else { return false };
+        let shed = *left == 0;
+        *left = left.saturating_sub(1);
+        self.shed += u64::from(shed);
+        shed
+    }
 }
 
 impl<L: Link> PortState<L> {
@@ -45,8 +75,25 @@ impl<L: Link> PortState<L> {
             ended: false,
             troubled: false,
             dropped_logged: 0,
-            out: Outgoing { link, transmit: FramePool::new(TRANSMIT_FRAMES), sent: 0, given_up: 0 },
+            full_bursts: 0,
+            out: Outgoing {
+                link,
+                transmit: FramePool::new(TRANSMIT_FRAMES),
+                sent: 0,
+                given_up: 0,
+                refusals: Refusals::default(),
+            },
         }
+    }
+
+    /// Takes in that a burst of so many frames came.
+    ///
+    /// While more comes in than is answered, frames are lost whatever is done: good ones with the
+    /// others. Then what makes no sense is hardly answered any more, so that there is time for what does.
+    pub(super) fn received(&mut self, count: usize) {
+        let full = count == BATCH_FRAMES;
+        self.full_bursts = if full { self.full_bursts.saturating_add(1) } else { 0 };
+        self.out.refusals.left = (self.full_bursts >= CROWDED_BURSTS).then_some(REFUSALS);
     }
 
     /// Whether frames of the last burst are still to be served.
@@ -105,6 +152,11 @@ impl<L: Link> Outgoing<L> {
         true
     }
 
+    /// Refusals that were not sent, since more came in than was answered.
+    pub(super) fn shed(&self) -> u64 {
+        self.refusals.shed
+    }
+
     /// How many frames wait for the wire.
     pub(super) fn waiting(&self) -> usize {
         self.transmit.len() - self.sent
@@ -123,8 +175,9 @@ impl<L: Link> Outgoing<L> {
         write: impl FnOnce(&mut [u8; FRAME_CAPACITY]) -> (Option<usize>, T),
     ) -> Option<T> {
         let mut batch = self.transmit.batch();
-        let (len, rest) = write(batch.next_buffer()?);
-        if let Some(len) = len {
+        let buffer = batch.next_buffer()?;
+        let (len, rest) = write(buffer);
+        if let Some(len) = len.filter(|len| !self.refusals.shed(&buffer[..*len])) {
             batch.commit(len);
         }
         Some(rest)
@@ -134,4 +187,11 @@ impl<L: Link> Outgoing<L> {
     pub(super) fn push(&mut self, frame: &[u8]) -> bool {
         self.has_room() && self.transmit.batch().push(frame)
     }
+}
+
+/// Whether a reply says that a request was not carried out.
+fn refuses(reply: &[u8]) -> bool {
+    let Ok(Frame { header, .. }) = Frame::parse(reply) else { return false };
+    let has_failed = |arg| AtaArg::parse(arg).is_ok_and(|arg| arg.status() & status::ERR != 0);
+    header.flags().is_error() || (header.command() == Command::ATA && has_failed(header.arg()))
 }

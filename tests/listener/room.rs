@@ -241,3 +241,33 @@ fn a_slow_port_keeps_no_other_port_waiting() {
     }));
     assert_once(&slow, 0..300);
 }
+
+#[test]
+fn what_makes_no_sense_is_hardly_answered_while_more_comes_than_can_be() {
+    const BURST: u32 = 32;
+    const BURSTS: u32 = 24;
+    const PAST_THE_END: u64 = 1 << 40;
+    let (mut server, disk) = (Loop::new(), Disk::new());
+    server.serve(TARGET, &disk);
+    // The last request of each burst is a good one.
+    for tag in 0..BURST * BURSTS {
+        let lba = if tag % BURST == BURST - 1 { 0 } else { PAST_THE_END };
+        server.send(&read(TARGET, lba, tag));
+    }
+    server.turns(60);
+    let replies = server.replies();
+    let good = (0..BURSTS).map(|burst| burst * BURST + BURST - 1);
+    assert!(replies.iter().filter(|reply| reply.is_good()).map(Got::tag).eq(good));
+    // After sixteen full bursts, one of each.
+    let refused = replies.iter().filter(|reply| !reply.is_good()).map(Got::tag);
+    let late = (15..BURSTS).map(|burst| burst * BURST);
+    let early = (0..15 * BURST).filter(|tag| tag % BURST != BURST - 1);
+    assert!(refused.eq(early.chain(late)));
+
+    // There is time again: everybody is told.
+    for tag in 0..BURST {
+        server.send(&read(TARGET, PAST_THE_END, tag));
+    }
+    server.turns(10);
+    assert_once(&server.replies(), 0..BURST);
+}
