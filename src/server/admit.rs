@@ -169,7 +169,7 @@ impl<L: Link> Listener<L> {
     /// Logs frames that were lost since nobody fetched them: each stalls a Linux initiator.
     fn tell_drops(&mut self, index: usize, now: Instant) {
         let port = &mut self.ports[index];
-        let dropped = port.out.link.counters().dropped;
+        let dropped = port.check_drops();
         let lost = dropped.saturating_sub(port.dropped_logged);
         let tell = |name: &str| {
             log::warn!("{name}: the kernel dropped {lost} frames; raise receive_buffer");

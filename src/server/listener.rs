@@ -7,8 +7,8 @@
 //! * A request is answered, ignored by rule, held or parked. When there is no room for what could
 //!   come of it, it stays in the burst and nothing more is received: no frame is dropped here. There
 //!   are two exceptions. A target that is full and whose storage has been stuck for a second: others
-//!   are not made to wait for it any longer ([`Room::Never`]). And while more comes in than is
-//!   answered, few refusals are sent ([`PortState::received`]).
+//!   are not made to wait for it any longer ([`Room::Never`]). And while the kernel drops frames,
+//!   since more come in than are answered, few refusals are sent ([`PortState::received`]).
 //! * A reply that acknowledges a write leaves when storage says that the write is durable.
 //! * Ordered requests of a target take effect in the order they came, parked or not.
 
@@ -257,10 +257,7 @@ impl<L: Link> Listener<L> {
             let received = port.out.link.receive(&mut batch);
             port.troubled = false;
             match received {
-                Ok(0) | Err(LinkError::Down) => {
-                    port.received(0);
-                    return false;
-                }
+                Ok(0) | Err(LinkError::Down) => return false,
                 Ok(count) => port.received(count),
                 Err(LinkError::Ended) => {
                     port.ended = true;

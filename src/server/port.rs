@@ -10,9 +10,9 @@ use crate::protocol::{AtaArg, Command, Frame};
 /// Replies that may wait for the wire: a burst, and another for wildcards that address many.
 const TRANSMIT_FRAMES: usize = 2 * BATCH_FRAMES;
 
-/// After so many full bursts in a row more comes in than is answered.
-const CROWDED_BURSTS: u32 = 16;
-/// Requests of a burst that are refused while that is so; the others get no answer.
+/// For so many checks after the kernel has dropped frames more comes in than is answered.
+const CROWDED_CHECKS: u32 = 10;
+/// Requests of a full burst that are refused while that is so; the others get no answer.
 const REFUSALS: u32 = 1;
 
 /// A link, its burst in and its burst out.
@@ -29,8 +29,10 @@ pub(super) struct PortState<L> {
     pub(super) troubled: bool,
     /// Frames that the kernel had dropped when that was last logged.
     pub(super) dropped_logged: u64,
-    /// Full bursts in a row.
-    full_bursts: u32,
+    /// Frames that it had dropped at the last check.
+    dropped: u64,
+    /// Checks that are still to come while more comes in than is answered.
+    crowded: u32,
     pub(super) out: Outgoing<L>,
 }
 
@@ -75,7 +77,8 @@ impl<L: Link> PortState<L> {
             ended: false,
             troubled: false,
             dropped_logged: 0,
-            full_bursts: 0,
+            dropped: 0,
+            crowded: 0,
             out: Outgoing {
                 link,
                 transmit: FramePool::new(TRANSMIT_FRAMES),
@@ -86,14 +89,22 @@ impl<L: Link> PortState<L> {
         }
     }
 
+    /// Looks whether the kernel has dropped frames; tells how many, all in all.
+    pub(super) fn check_drops(&mut self) -> u64 {
+        let dropped = self.out.link.counters().dropped;
+        let before = std::mem::replace(&mut self.dropped, dropped);
+        self.crowded =
+            if dropped > before { CROWDED_CHECKS } else { self.crowded.saturating_sub(1) };
+        dropped
+    }
+
     /// Takes in that a burst of so many frames came.
     ///
     /// While more comes in than is answered, frames are lost whatever is done: good ones with the
     /// others. Then what makes no sense is hardly answered any more, so that there is time for what does.
     pub(super) fn received(&mut self, count: usize) {
-        let full = count == BATCH_FRAMES;
-        self.full_bursts = if full { self.full_bursts.saturating_add(1) } else { 0 };
-        self.out.refusals.left = (self.full_bursts >= CROWDED_BURSTS).then_some(REFUSALS);
+        let crowded = self.crowded > 0 && count == BATCH_FRAMES;
+        self.out.refusals.left = crowded.then_some(REFUSALS);
     }
 
     /// Whether frames of the last burst are still to be served.
