@@ -16,20 +16,33 @@ use crate::wake::Waker;
 
 /// Wakes a thread that looks for work; nobody, where steps are made by hand.
 #[derive(Debug, Default)]
-pub(super) struct Bell(OnceLock<Thread>);
+pub(super) struct Bell {
+    thread: OnceLock<Thread>,
+    /// It was rung, and no simulated thread has heard it.
+    #[cfg(test)]
+    rung: AtomicBool,
+}
 
 impl Bell {
     /// The calling thread is the one to wake from now on.
     pub(super) fn answered_here(&self) {
         // One that is set already is this thread, too.
-        let _ = self.0.set(std::thread::current());
+        let _ = self.thread.set(std::thread::current());
     }
 
     /// Makes the thread look for work. A system call only when it sleeps.
     pub(super) fn ring(&self) {
-        if let Some(thread) = self.0.get() {
+        #[cfg(test)]
+        self.rung.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.get() {
             thread.unpark();
         }
+    }
+
+    /// Whether it was rung since this was last asked: whether a thread that slept would be awake.
+    #[cfg(test)]
+    pub(super) fn take_rung(&self) -> bool {
+        self.rung.swap(false, Ordering::Relaxed)
     }
 }
 

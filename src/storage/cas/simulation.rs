@@ -21,8 +21,10 @@ use self::fronts::{Excuse, Front, Offer, Read, extent};
 use self::media::{Media, Puts};
 use self::model::{COMMON, Model, State};
 use super::super::{BlockStorage as _, Ticket};
+use super::group::Step;
 use super::manifest::{Layout, Manifest};
 use super::recover::OpenStore;
+use super::request::Request;
 use super::store::StoreOptions;
 use super::volume::CasVolume;
 use super::{CasError, VolumeNumber};
@@ -32,7 +34,7 @@ use crate::storage::journal::Geometry;
 use crate::storage::journal::simulation::disk::{Chance, Defect};
 
 /// Seeds that are tried when nobody says how many: about a minute.
-const SEEDS: u64 = 2000;
+const SEEDS: u64 = 3000;
 /// How often everything is stepped before what still waits is said to wait for ever.
 const PATIENCE: u32 = 4000;
 
@@ -57,6 +59,10 @@ pub(super) enum Bug {
     CommittedOutOfOrder,
     /// A commit for a snapshot takes what it has, and asks no front end.
     FrontsNotAsked,
+    /// The journal's thread is not woken for a write.
+    JournalNotWoken,
+    /// What a read takes in for another one, nobody hears of.
+    NewsForgotten,
 }
 
 thread_local! {
@@ -101,12 +107,28 @@ impl Counts {
     }
 }
 
+/// A thread that has found nothing to do sleeps until somebody rings, as a real one does: news that
+/// nobody rings for would have to wait for ever.
+#[derive(Debug, Clone, Copy)]
+struct Awake {
+    group: bool,
+    committer: bool,
+    /// When the latter wakes up by itself.
+    committer_at: Instant,
+}
+
+impl Awake {
+    const ALL: Self = Self { group: true, committer: true, committer_at: Instant::ZERO };
+}
+
 struct Machine {
     chance: Chance,
     media: Media,
     options: StoreOptions,
     now: Instant,
     store: Option<OpenStore>,
+    /// Who works for the store, and is awake.
+    awake: Awake,
     model: Model,
     fronts: Vec<Front>,
     /// Front ends of snapshots, and what they have to read.
@@ -128,6 +150,20 @@ struct Machine {
     counts: Counts,
 }
 
+/// Limits, as they may be in a configuration.
+fn some_limits(chance: &mut Chance) -> StoreOptions {
+    let overlay_bytes = (64 << chance.below(4)) << 10;
+    StoreOptions {
+        overlay_bytes,
+        // No eviction, which does not repeat itself: all of it fits, or no block does.
+        cache_bytes: if chance.one_in(2) { 0 } else { 16 << 20 },
+        commit_bytes: overlay_bytes >> (1 + chance.below(3)),
+        commit_interval: Duration::from_millis(100 << chance.below(9)),
+        threads: 0,
+        ..StoreOptions::default()
+    }
+}
+
 impl Machine {
     fn new(seed: u64) -> Self {
         let mut chance = Chance::new(!seed);
@@ -145,22 +181,13 @@ impl Machine {
             Some(Bug::ReleasedBeforeRoot) => media.roots.set_defect(Defect::SyncsSkipped),
             _ => {}
         }
-        let overlay_bytes = (64 << chance.below(4)) << 10;
-        let options = StoreOptions {
-            overlay_bytes,
-            // No eviction, which does not repeat itself: all of it fits, or no block does.
-            cache_bytes: if chance.one_in(2) { 0 } else { 16 << 20 },
-            commit_bytes: overlay_bytes >> (1 + chance.below(3)),
-            commit_interval: Duration::from_millis(100 << chance.below(9)),
-            threads: 0,
-            ..StoreOptions::default()
-        };
         let mut machine = Self {
             chance,
             media,
-            options,
+            options: StoreOptions::default(),
             now: Instant::from_nanos(1),
             store: None,
+            awake: Awake::ALL,
             model: Model::default(),
             fronts: Vec::new(),
             exports: Vec::new(),
@@ -205,7 +232,7 @@ impl Machine {
             49..56 => self.progress(),
             56..68 => self.step_group(),
             68..85 => self.step_committer(),
-            85..91 => self.step_reader(),
+            85..91 => _ = self.step_reader(),
             91..94 => self.ask_edit(),
             94 => self.attach_or_detach(),
             95 => self.use_snapshot(),
@@ -254,7 +281,6 @@ impl Machine {
             let excuse = machine.excuse();
             let front = &mut machine.fronts[place];
             let model = &machine.model.volumes[&front.name];
-            front.read_again(model, excuse);
             let verify = machine.chance.one_in(8);
             let read = Read { start, count, verify };
             if front.reads.len() < 8 && !front.read(read, model, excuse) {
@@ -280,33 +306,46 @@ impl Machine {
         }
     }
 
-    fn progress_of(&mut self, place: usize) {
+    /// The same for one front end; tells whether it was worth it.
+    fn progress_of(&mut self, place: usize) -> bool {
         let excuse = self.excuse();
         let front = &mut self.fronts[place];
         front.unseen = 0;
         if !front.volume.progress() {
-            return;
+            return false;
         }
         let model = self.model.volumes.get_mut(&front.name).unwrap();
         front.read_again(model, excuse);
         if let Some(offer) = front.parked {
             front.write(offer, model, excuse);
         }
+        true
     }
 
     fn step_group(&mut self) {
-        self.store().group.step();
+        let store = self.store.as_mut().unwrap();
+        self.awake.group |= store.shared.journal_bell.take_rung();
+        if self.awake.group {
+            self.awake.group = store.group.step() == Step::Done;
+        }
     }
 
-    fn step_reader(&mut self) {
+    /// Tells whether there was anything to fetch.
+    fn step_reader(&mut self) -> bool {
         let shared = &self.store().shared;
-        shared.reader.pool.step(&shared.reader);
+        shared.reader.pool.step(&shared.reader)
     }
 
     fn step_committer(&mut self) {
         let now = self.now;
-        let had_failed = self.store().committer.failure().is_some();
-        self.store().committer.step(now);
+        let store = self.store.as_mut().unwrap();
+        self.awake.committer |= store.shared.commit_bell.take_rung();
+        if !self.awake.committer && now < self.awake.committer_at {
+            return;
+        }
+        let had_failed = store.committer.failure().is_some();
+        self.awake.committer = store.committer.step(now) == Step::Done;
+        self.awake.committer_at = store.committer.wake_at(now);
         let failing = self.store().committer.failure();
         if let Some(why) = &failing {
             assert!(self.armed || self.is_cut(), "a commit fails for no reason: {why}");
@@ -321,12 +360,17 @@ impl Machine {
         }
     }
 
+    fn ask_committer(&mut self, request: Request) {
+        self.store().requests.send(request).unwrap();
+        self.store().shared.commit_bell.ring();
+    }
+
     fn ask_commit(&mut self) {
         let (reply, answer) = mpsc::sync_channel(1);
         let acknowledged = self.model.volumes.values().map(|v| (v.number, v.acknowledged));
         let acknowledged = acknowledged.collect();
         self.committing.push((answer, acknowledged));
-        self.store().requests.send(super::request::Request::Commit(reply)).unwrap();
+        self.ask_committer(Request::Commit(reply));
     }
 
     fn change_faults(&mut self) {
@@ -364,10 +408,12 @@ impl Machine {
             self.now = self.now.after(Duration::from_millis(50));
             self.step_group();
             self.step_committer();
-            self.step_reader();
+            let fetched = self.step_reader();
             self.acknowledge();
             for place in 0..self.fronts.len() {
-                self.progress_of(place);
+                let waits = !self.fronts[place].reads.is_empty();
+                let has_news = self.progress_of(place);
+                assert!(fetched || has_news || !waits, "a read waits for what has come");
             }
             if self.is_cut() || self.excuse().stopped || self.is_settled() {
                 return;
@@ -469,6 +515,8 @@ fn planted_bugs_are_found() {
         Bug::ReplayedOutOfOrder,
         Bug::CommittedOutOfOrder,
         Bug::FrontsNotAsked,
+        Bug::JournalNotWoken,
+        Bug::NewsForgotten,
     ] {
         let found = failing_seed(0..SEEDS, bug);
         println!("{bug:?} shows with seed {found:?}");

@@ -25,6 +25,8 @@ use super::overlay::Generation;
 use super::reader::FetchLink;
 use super::request::Request;
 use super::shared::{HandedOver, News, Order, StoreShared, View, VolumeShared};
+#[cfg(test)]
+use super::simulation::{Bug, is_planted};
 use crate::units::{Lba, SECTOR_SIZE, Sectors};
 
 /// How often a front end that closes looks whether its last writes are durable.
@@ -260,6 +262,10 @@ impl Writing {
         // Room was looked at before.
         let _ = self.orders.push(order);
         self.shared.set_written(self.last);
+        #[cfg(test)]
+        if is_planted(Bug::JournalNotWoken) {
+            return;
+        }
         store.journal_bell.ring();
     }
 }
@@ -278,6 +284,10 @@ impl BlockStorage for CasVolume {
     fn read(&mut self, lba: Lba, into: &mut [u8]) -> Result<Ready, Fault> {
         self.take_news();
         self.take_fetched();
+        #[cfg(test)]
+        if is_planted(Bug::NewsForgotten) {
+            self.came_back = false;
+        }
         self.check_range(lba, Sectors((into.len() / SECTOR_SIZE) as u64))?;
         self.count_access();
         self.read_sectors(lba, into)

@@ -121,7 +121,7 @@ impl Machine {
         let volume = self.model.volumes.get(volume_of(&edit));
         let acknowledged = volume.map(|volume| (volume.number, volume.acknowledged));
         let (reply, answer) = mpsc::sync_channel(1);
-        self.store().requests.send(Request::Edit(edit.clone(), reply)).unwrap();
+        self.ask_committer(Request::Edit(edit.clone(), reply));
         self.edits.push(InFlight { edit, answer, acknowledged, open: false });
     }
 
@@ -215,7 +215,7 @@ impl Machine {
     pub(super) fn ask_attach(&mut self, name: &str) {
         let (reply, answer) = mpsc::sync_channel(1);
         let attach = Attach { volume: name.into(), read_only: false, serial: None, waker: None };
-        self.store().requests.send(Request::Attach(attach, reply)).unwrap();
+        self.ask_committer(Request::Attach(attach, reply));
         let used = self.fronts.iter().any(|front| front.name == name)
             || self.attaching.iter().any(|(asked, ..)| asked == name);
         self.attaching.push((name.into(), used, answer));
@@ -280,7 +280,7 @@ impl Machine {
         let attach = Attach { volume: volume.into(), read_only: true, serial: None, waker: None };
         let (volume, snapshot) = (volume.to_owned(), snapshot.to_owned());
         let request = Request::AttachSnapshot { volume, snapshot, attach, reply };
-        self.store().requests.send(request).unwrap();
+        self.ask_committer(request);
         self.step_committer();
         let export: CasVolume = answer.recv().unwrap().expect("a snapshot that is there");
         self.exports.push((export, state));

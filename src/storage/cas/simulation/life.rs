@@ -2,13 +2,14 @@
 
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::super::error::chain;
 use super::super::group::{GroupRequest, Step};
 use super::super::recover::{OpenStore, recover};
 use super::super::request::Request;
 use super::fronts::compare_all;
-use super::{Bug, FOUND, Machine, PATIENCE, is_planted};
+use super::{Awake, Bug, FOUND, Machine, PATIENCE, is_planted, some_limits};
 use crate::blob::fault::BlobFaultRates;
 use crate::blob::{BlobInfo, BlobPrefix, BlobStore as _};
 use crate::storage::BlockStorage as _;
@@ -32,11 +33,12 @@ impl Machine {
             if ended {
                 break;
             }
+            self.now = self.now.after(Duration::from_millis(50));
             self.step_committer();
         }
         assert!(ended || self.is_cut() || self.excuse().stopped, "the journal does not end");
         let last = self.store().group.last();
-        self.store().requests.send(Request::Close(last)).unwrap();
+        self.ask_committer(Request::Close(last));
         let now = self.now;
         for _ in 0..PATIENCE {
             let step = self.store().committer.step(now);
@@ -131,6 +133,7 @@ impl Machine {
         if is_planted(Bug::TornRecordReplayed) {
             self.media.journal.set_defect(Defect::ChecksumsForged(super::media::JOURNAL));
         }
+        self.options = some_limits(&mut self.chance);
         for attempt in 0..8 {
             if attempt < 2 && self.chance.one_in(3) {
                 self.spoil_opening();
@@ -142,6 +145,7 @@ impl Machine {
             match opened {
                 Ok(store) if !self.is_cut() => {
                     self.store = Some(store);
+                    self.awake = Awake::ALL;
                     break;
                 }
                 Ok(_) => {}
@@ -167,6 +171,7 @@ impl Machine {
         self.model.fold(store.committer.manifest());
         self.counts.replayed += store.recovered.writes;
         self.store = Some(store);
+        self.awake = Awake::ALL;
         let numbers: Vec<u32> = self.model.volumes.values().map(|volume| volume.number).collect();
         for number in numbers {
             let last = self.survivor(number).expect("a volume is missing");
