@@ -15,7 +15,7 @@ use aoe_server::protocol::Address;
 
 use crate::backend::JOURNALLED;
 use crate::common::net::{MAC_A, PATIENCE, within};
-use crate::common::server::{client, mem_target, packet_link};
+use crate::common::server::{ServerProcess, client, mem_target, packet_link};
 use crate::common::stamper::{Chance, Stamper, check_stamps};
 use crate::scene::{Case, Scene, read_units};
 use crate::sender::process_number;
@@ -33,8 +33,9 @@ const LIVES: u32 = 4;
 /// How long the cable is cut off.
 const CUT: Duration = Duration::from_millis(300);
 /// Memory that the second half of a life may take beyond what the first half took, in KiB: some of the
-/// tables of fixed size, and caches, are first used when many requests wait.
-const GROWTH_KIB: u64 = 8192;
+/// tables of fixed size, and caches, are first used when many requests wait, and an index that is written
+/// down is there twice.
+const GROWTH_KIB: u64 = 24 << 10;
 /// Files that an archive has open at most: twelve runs of its index, and packs that are written or read.
 const ARCHIVE_FILES: usize = 24;
 
@@ -43,26 +44,48 @@ const ARCHIVE_FILES: usize = 24;
 struct Takes {
     /// Without the index of its archive, which grows with every block until it is written down.
     memory_kib: u64,
-    threads: u64,
+    /// Without those that work for its archive: a commit makes some, and ends them.
+    threads: usize,
     /// Without the files of its archive.
     descriptors: usize,
     archive_files: usize,
 }
 
 impl Takes {
+    /// What it takes with nobody at its control socket: the least of some looks in a row, since who was
+    /// there last goes in his own time.
+    #[allow(clippy::disallowed_methods, reason = "time for whoever goes")]
     fn of(scene: &mut Scene) -> Self {
         let info: serde_json::Value =
             serde_json::from_str(&scene.control("store info --json")).unwrap();
-        let index_bytes = info["index"]["bytes"].as_u64().unwrap();
-        let server = scene.server();
+        let index_kib = info["index"]["bytes"].as_u64().unwrap() >> 10;
+        let looks = (0..5).map(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            Self::look(scene.server(), index_kib)
+        });
+        let least = |one: Self, other: Self| Self {
+            memory_kib: one.memory_kib.min(other.memory_kib),
+            threads: one.threads.min(other.threads),
+            descriptors: one.descriptors.min(other.descriptors),
+            archive_files: one.archive_files.min(other.archive_files),
+        };
+        looks.reduce(least).unwrap()
+    }
+
+    fn look(server: &ServerProcess, index_kib: u64) -> Self {
         let files = fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
+        // One that was closed meanwhile leads nowhere.
         let files: Vec<_> =
             files.filter_map(|file| fs::read_link(file.unwrap().path()).ok()).collect();
         let of_archive = |file: &&PathBuf| file.iter().any(|part| part == "archive");
         let archive_files = files.iter().filter(of_archive).count();
+        let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
+        // One that has ended meanwhile has no name.
+        let names =
+            tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("comm")).ok());
         Self {
-            memory_kib: process_number(server, "RssAnon").saturating_sub(index_bytes >> 10),
-            threads: process_number(server, "Threads"),
+            memory_kib: process_number(server, "RssAnon").saturating_sub(index_kib),
+            threads: names.filter(|name| !name.starts_with("archive-")).count(),
             descriptors: files.len() - archive_files,
             archive_files,
         }
@@ -70,13 +93,12 @@ impl Takes {
 
     /// The most of each.
     fn most(of: &[Self]) -> Self {
-        let most = |number: fn(&Self) -> u64| of.iter().map(number).max().unwrap_or(0);
-        let most_files = |number: fn(&Self) -> usize| of.iter().map(number).max().unwrap_or(0);
+        let most = |number: fn(&Self) -> usize| of.iter().map(number).max().unwrap_or(0);
         Self {
-            memory_kib: most(|takes| takes.memory_kib),
+            memory_kib: of.iter().map(|takes| takes.memory_kib).max().unwrap_or(0),
             threads: most(|takes| takes.threads),
-            descriptors: most_files(|takes| takes.descriptors),
-            archive_files: most_files(|takes| takes.archive_files),
+            descriptors: most(|takes| takes.descriptors),
+            archive_files: most(|takes| takes.archive_files),
         }
     }
 }
