@@ -1,4 +1,4 @@
-//! Real-time priority for the threads that make writes durable.
+//! Priorities: a real-time one for the threads that make writes durable, a low one for the background.
 
 #![allow(unsafe_code, reason = "the scheduler is told only through libc")]
 
@@ -18,6 +18,25 @@ pub(super) fn raise(priority: Option<u8>, name: &str) {
         );
     }
 }
+
+/// How much nicer than others a thread is that works in the background: it has a quarter of a processor
+/// that somebody else wants, too, and all of one that nobody does.
+#[cfg(target_os = "linux")]
+const BACKGROUND: i32 = 5;
+
+/// Lets all others go first: for a thread that works in the background, and for those that it starts.
+#[cfg(target_os = "linux")]
+pub(super) fn lower() {
+    // SAFETY: 0 stands for the calling thread; Linux has a priority for each.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, BACKGROUND) };
+    if result != 0 {
+        // One that is nicer already may not go back.
+        log::debug!("no lower priority for the background: {}", io::Error::last_os_error());
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn lower() {}
 
 fn set(priority: u8) -> io::Result<()> {
     // What this thread starts is not to inherit it.
@@ -43,5 +62,21 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_background_is_nicer_and_so_is_what_it_starts() {
+        let nice = || {
+            // SAFETY: 0 stands for the calling thread.
+            unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+        };
+        let before = nice();
+        let started = std::thread::spawn(move || {
+            lower();
+            std::thread::spawn(nice).join().unwrap()
+        });
+        assert_eq!(started.join().unwrap(), BACKGROUND.max(before));
+        assert_eq!(nice(), before, "others are what they were");
     }
 }

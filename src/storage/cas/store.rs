@@ -219,6 +219,7 @@ impl CasStore {
         let thread = thread::Builder::new().name("archive-commit".into());
         let committer = thread.spawn(move || {
             bells.commit_bell.answered_here();
+            priority::lower();
             run_committer(committer)
         });
         let committer = committer.map_err(failed)?;
