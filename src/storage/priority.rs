@@ -21,11 +21,11 @@ pub(super) fn raise(priority: Option<u8>, name: &str) {
 
 /// How much nicer than others a thread is that works in the background: it has a quarter of a processor
 /// that somebody else wants, too, and all of one that nobody does.
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "cas", target_os = "linux"))]
 const BACKGROUND: i32 = 5;
 
 /// Lets all others go first: for a thread that works in the background, and for those that it starts.
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "cas", target_os = "linux"))]
 pub(super) fn lower() {
     // SAFETY: 0 stands for the calling thread; Linux has a priority for each.
     let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, BACKGROUND) };
@@ -35,7 +35,7 @@ pub(super) fn lower() {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(all(feature = "cas", not(target_os = "linux")))]
 pub(super) fn lower() {}
 
 fn set(priority: u8) -> io::Result<()> {
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
+    #[cfg(all(feature = "cas", target_os = "linux"))]
     fn the_background_is_nicer_and_so_is_what_it_starts() {
         let nice = || {
             // SAFETY: 0 stands for the calling thread.
