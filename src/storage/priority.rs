@@ -22,17 +22,18 @@ pub(super) fn raise(priority: Option<u8>, name: &str) {
 /// How much nicer than others a thread is that works in the background: it has a quarter of a processor
 /// that somebody else wants, too, and all of one that nobody does.
 #[cfg(all(feature = "cas", target_os = "linux"))]
-const BACKGROUND: i32 = 5;
+const NICER: i32 = 5;
+/// As nice as a thread can be.
+#[cfg(all(feature = "cas", target_os = "linux"))]
+const NICEST: i32 = 19;
 
 /// Lets all others go first: for a thread that works in the background, and for those that it starts.
 #[cfg(all(feature = "cas", target_os = "linux"))]
 pub(super) fn lower() {
     // SAFETY: 0 stands for the calling thread; Linux has a priority for each.
-    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, BACKGROUND) };
-    if result != 0 {
-        // One that is nicer already may not go back.
-        log::debug!("no lower priority for the background: {}", io::Error::last_os_error());
-    }
+    let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    // SAFETY: the same. It does not fail: everybody may be nicer.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, (nice + NICER).min(NICEST)) };
 }
 
 #[cfg(all(feature = "cas", not(target_os = "linux")))]
@@ -76,7 +77,7 @@ mod tests {
             lower();
             std::thread::spawn(nice).join().unwrap()
         });
-        assert_eq!(started.join().unwrap(), BACKGROUND.max(before));
+        assert_eq!(started.join().unwrap(), (before + NICER).min(NICEST));
         assert_eq!(nice(), before, "others are what they were");
     }
 }
