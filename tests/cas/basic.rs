@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use aoe_server::storage::cas::{CasStore, SnapshotOptions, StoreOptions, VolumeOptions};
-use aoe_server::storage::{BlockStorage as _, Ready};
+use aoe_server::storage::cas::{CasError, CasStore, SnapshotOptions, StoreOptions, VolumeOptions};
+use aoe_server::storage::{BlockStorage as _, Fault, Ready};
 use aoe_server::units::{Lba, Sectors};
 
 use crate::disk::{discard, read, stamp, wait, while_driven, write};
@@ -58,6 +58,36 @@ fn what_was_written_is_there_after_a_restart() {
     check(&mut disk);
     // Another time without a commit: from the journal.
     write(&mut disk, 3, &stamp(3, 9)).unwrap();
+}
+
+#[test]
+fn a_store_can_be_closed_while_nobody_drives_a_volume() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = CasStore::open(directory.path(), &options()).unwrap();
+    let mut disk = store.attach("e1.0", sized(1000)).unwrap();
+    for lba in 0..1000 {
+        write(&mut disk, lba, &stamp(lba, 1)).unwrap();
+    }
+    // Both need what the volume has not handed over yet.
+    let snapshot = {
+        let store = store.clone();
+        std::thread::spawn(move || store.create_snapshot("e1.0", "one"))
+    };
+    std::thread::park_timeout(Duration::from_millis(100));
+    let close = std::thread::spawn(move || store.close());
+    wait(|| (snapshot.is_finished() && close.is_finished()).then_some(()));
+    let refused = snapshot.join().unwrap();
+    assert!(matches!(refused, Err(CasError::Stopped { .. })), "{refused:?}");
+    close.join().unwrap().unwrap();
+    assert_eq!(write(&mut disk, 0, &[0; 512]), Err(Fault::Media));
+    drop(disk);
+    let (store, recovered) = CasStore::open(directory.path(), &options()).unwrap();
+    assert_ne!(recovered.writes, 0, "what the volume had not handed over");
+    assert_eq!(store.snapshots(Some("e1.0")).unwrap(), []);
+    let mut disk = store.attach("e1.0", VolumeOptions::default()).unwrap();
+    for lba in 0..1000 {
+        assert_eq!(read(&mut disk, lba, 1).unwrap(), stamp(lba, 1));
+    }
 }
 
 #[test]

@@ -369,8 +369,12 @@ impl<M: Medium> Committer<M> {
             Phase::Idle => return if busy { Step::Done } else { Step::Idle },
             Phase::Freezing(asked) => {
                 if !self.is_frozen(&asked) {
-                    self.phase = Phase::Freezing(asked);
-                    return if busy { Step::Done } else { Step::Idle };
+                    if self.closing.is_none() {
+                        self.phase = Phase::Freezing(asked);
+                        return if busy { Step::Done } else { Step::Idle };
+                    }
+                    // Whoever drove them may be the one who waits for the end.
+                    self.refuse();
                 }
                 self.phase = Phase::Blocks(self.jobs());
             }
@@ -491,7 +495,7 @@ impl<M: Medium> Committer<M> {
             let is_new = volume.shared.written() > volume.through;
             #[cfg(test)]
             let is_new = is_new && !is_planted(Bug::FrontsNotAsked);
-            if self.closing.is_none() && volume.front.is_some() && is_new {
+            if volume.front.is_some() && is_new {
                 asked.push((*number, volume.shared.ask()));
             }
         }
@@ -550,9 +554,8 @@ impl<M: Medium> Committer<M> {
         Ok(true)
     }
 
-    /// Lets everything that waits know that it will not be.
-    fn give_up(&mut self) {
-        self.phase = Phase::Idle;
+    /// Lets whoever waits for a commit know that there is none with all that was acknowledged.
+    fn refuse(&mut self) {
         let path = || std::path::PathBuf::from(&self.shared.name);
         for (_, reply) in self.edits.0.drain(..).chain(self.edits.1.drain(..)) {
             let _ = reply.send(Err(CasError::Stopped { path: path() }));
@@ -560,6 +563,12 @@ impl<M: Medium> Committer<M> {
         for reply in self.waiting.0.drain(..).chain(self.waiting.1.drain(..)) {
             let _ = reply.send(Err(CasError::Stopped { path: path() }));
         }
+    }
+
+    /// Lets everything that waits know that it will not be.
+    fn give_up(&mut self) {
+        self.phase = Phase::Idle;
+        self.refuse();
         for volume in self.volumes.values() {
             volume.shared.fail();
         }

@@ -23,8 +23,18 @@ impl Machine {
             return false;
         }
         self.exports.clear();
-        for mut front in self.fronts.drain(..) {
-            assert_eq!(front.volume.finish(), Ok(()), "everything was durable");
+        // Now and then somebody closes the store before the volumes, which nobody drives any more.
+        let neglected = self.chance.one_in(4);
+        if neglected {
+            let (reply, _) = std::sync::mpsc::sync_channel(1);
+            self.ask_committer(Request::Commit(reply));
+            for _ in 0..self.chance.below(4) {
+                self.step_committer();
+            }
+        } else {
+            for mut front in self.fronts.drain(..) {
+                assert_eq!(front.volume.finish(), Ok(()), "everything was durable");
+            }
         }
         self.store().group_requests.send(GroupRequest::Close).unwrap();
         let mut ended = false;
@@ -50,8 +60,8 @@ impl Machine {
                 let closed = store.committer.close();
                 let excused = self.armed || self.is_cut();
                 assert!(excused || whole && closed.is_ok(), "it cannot be closed for no reason");
-                assert!(!whole || used == 0, "{used} bytes of overlays are not given back");
-                return whole && closed.is_ok();
+                assert!(!whole || neglected || used == 0, "{used} bytes are not given back");
+                return whole && !neglected && closed.is_ok();
             }
         }
         panic!("the store does not end");
