@@ -634,7 +634,7 @@ impl<M: Medium> Committer<M> {
             let (number, generation) = self.retiring.swap_remove(index);
             // Nobody can have taken another in between: only this one is left.
             let Ok(mut generation) = Arc::try_unwrap(generation) else { continue };
-            self.shared.budget.give_back(generation.clear());
+            generation.clear();
             any = true;
             if let Some(volume) = self.volumes.get_mut(&number) {
                 volume.tell(News::Spare(Box::new(generation)));

@@ -20,6 +20,7 @@
 
 #![deny(unsafe_code)]
 
+mod budget;
 mod commit;
 mod compress;
 mod entry;

@@ -7,51 +7,16 @@
 //! # Invariants
 //! * What [`Generation::compose`] takes from a generation is what the last write to the sector said.
 //! * A generation that was handed over never changes.
-//! * Buffers are counted in a [`Budget`] from the moment they are filled until they are given back.
+//! * Its buffers are of a [`Budget`], which has each back when its block is dropped: when it is
+//!   discarded, when the generation is emptied, and when it is no more.
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 use super::BlockNumber;
+use super::budget::Budget;
 use crate::units::{Lba, SECTOR_SIZE, Sectors};
-
-/// How many bytes the overlays of a store may hold together.
-#[derive(Debug)]
-pub(super) struct Budget {
-    limit: u64,
-    used: AtomicU64,
-}
-
-impl Budget {
-    pub(super) fn new(limit: u64) -> Self {
-        Self { limit, used: AtomicU64::new(0) }
-    }
-
-    /// Counts `bytes` more, if that many may be held.
-    pub(super) fn take(&self, bytes: u64) -> bool {
-        let more = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
-    }
-
-    /// Counts `bytes` more, even past the limit: for what a crash has left.
-    pub(super) fn force(&self, bytes: u64) {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(super) fn give_back(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    /// Bytes that are held.
-    pub(super) fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn limit(&self) -> u64 {
-        self.limit
-    }
-}
 
 /// Sectors of one block, a bit each; the lowest is the first. Blocks have 128 at most.
 pub(super) type SectorMask = u128;
@@ -157,31 +122,24 @@ pub(super) fn pieces(
 /// Writes to one volume, from one hand-over to the next.
 #[derive(Debug)]
 pub(super) struct Generation {
-    block_bytes: usize,
+    budget: Arc<Budget>,
     blocks: HashMap<u64, DirtyBlock>,
     /// Blocks that read as zeros, but for what is in `blocks`.
     cleared: RangeSet,
     /// The number of the last write in it; 0 when there is none.
     last: u64,
-    /// Buffers for blocks to come.
-    spare: Vec<Box<[u8]>>,
 }
 
 impl Generation {
     /// An empty one with room in its table for `blocks`.
-    pub(super) fn new(block_bytes: usize, blocks: usize) -> Self {
-        Self {
-            block_bytes,
-            blocks: HashMap::with_capacity(blocks),
-            cleared: RangeSet::default(),
-            last: 0,
-            spare: Vec::with_capacity(blocks),
-        }
+    pub(super) fn new(budget: Arc<Budget>, blocks: usize) -> Self {
+        let blocks = HashMap::with_capacity(blocks);
+        Self { budget, blocks, cleared: RangeSet::default(), last: 0 }
     }
 
     /// Bytes that its blocks hold.
     pub(super) fn bytes(&self) -> u64 {
-        (self.blocks.len() * self.block_bytes) as u64
+        (self.blocks.len() * self.block_bytes()) as u64
     }
 
     /// The number of the last write in it; 0 when there is none.
@@ -204,16 +162,16 @@ impl Generation {
 
     /// How many bytes more a write of `count` sectors would make it hold.
     pub(super) fn growth(&self, lba: Lba, count: usize) -> u64 {
-        let absent = pieces(lba, count, self.block_bytes)
+        let absent = pieces(lba, count, self.block_bytes())
             .filter(|piece| !self.blocks.contains_key(&piece.block.0))
             .count();
-        (absent * self.block_bytes) as u64
+        (absent * self.block_bytes()) as u64
     }
 
     /// Takes a write. Its growth is in the budget already.
     pub(super) fn write(&mut self, number: u64, lba: Lba, data: &[u8]) {
         self.last = number;
-        for piece in pieces(lba, data.len() / SECTOR_SIZE, self.block_bytes) {
+        for piece in pieces(lba, data.len() / SECTOR_SIZE, self.block_bytes()) {
             let dirty = self.dirty_block(piece.block);
             dirty.octets[piece.in_block()].copy_from_slice(&data[piece.in_request()]);
             dirty.valid |= piece.mask();
@@ -229,7 +187,7 @@ impl Generation {
             .sum()
     }
 
-    /// Makes sectors zeros. The growth is in the budget already; tells how many bytes it has let go.
+    /// Makes sectors zeros. The growth is in the budget already; tells how many bytes it has put back.
     pub(super) fn discard(&mut self, number: u64, lba: Lba, count: Sectors) -> u64 {
         self.last = number;
         let whole = self.whole_blocks(lba, count);
@@ -248,7 +206,7 @@ impl Generation {
         }
         self.cleared.insert(whole);
         for (lba, count) in self.edges(lba, count).into_iter().flatten() {
-            for piece in pieces(lba, count, self.block_bytes) {
+            for piece in pieces(lba, count, self.block_bytes()) {
                 let dirty = self.dirty_block(piece.block);
                 dirty.octets[piece.in_block()].fill(0);
                 dirty.valid |= piece.mask();
@@ -278,32 +236,33 @@ impl Generation {
         wanted
     }
 
-    /// Empties it, to be used again. Tells how many bytes it held.
-    pub(super) fn clear(&mut self) -> u64 {
-        let bytes = self.bytes();
-        self.spare.extend(self.blocks.drain().map(|(_, dirty)| dirty.octets));
+    /// Empties it, to be used again.
+    pub(super) fn clear(&mut self) {
+        for (_, dirty) in self.blocks.drain() {
+            self.budget.put_back(dirty.octets);
+        }
         self.cleared.0.clear();
         self.last = 0;
-        bytes
     }
 
     fn drop_block(&mut self, block: u64) -> u64 {
         let Some(dirty) = self.blocks.remove(&block) else { return 0 };
-        self.spare.push(dirty.octets);
-        self.block_bytes as u64
+        self.budget.put_back(dirty.octets);
+        self.block_bytes() as u64
     }
 
     fn dirty_block(&mut self, block: BlockNumber) -> &mut DirtyBlock {
-        let (spare, block_bytes) = (&mut self.spare, self.block_bytes);
-        self.blocks.entry(block.0).or_insert_with(|| DirtyBlock {
-            // What a used buffer holds is not valid.
-            octets: spare.pop().unwrap_or_else(|| vec![0; block_bytes].into()),
-            valid: 0,
-        })
+        let budget = &self.budget;
+        let absent = || DirtyBlock { octets: budget.buffer(), valid: 0 };
+        self.blocks.entry(block.0).or_insert_with(absent)
+    }
+
+    fn block_bytes(&self) -> usize {
+        self.budget.block_bytes()
     }
 
     fn sectors_per_block(&self) -> u64 {
-        (self.block_bytes / SECTOR_SIZE) as u64
+        (self.block_bytes() / SECTOR_SIZE) as u64
     }
 
     /// The blocks of which all sectors are among these.
@@ -325,6 +284,12 @@ impl Generation {
             return [edge(lba.0, end), None];
         }
         [edge(lba.0, whole.start * per_block), edge(whole.end * per_block, end)]
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 
@@ -369,6 +334,25 @@ mod tests {
 
     const BLOCK: usize = 4096;
 
+    fn generation() -> (Arc<Budget>, Generation) {
+        let budget = Arc::new(Budget::new(1 << 20, BLOCK));
+        let generation = Generation::new(Arc::clone(&budget), 4);
+        (budget, generation)
+    }
+
+    /// Makes room for a write, and writes.
+    fn write(generation: &mut Generation, number: u64, lba: u64, data: &[u8]) {
+        assert!(generation.budget.take(generation.growth(Lba(lba), data.len() / SECTOR_SIZE)));
+        generation.write(number, Lba(lba), data);
+    }
+
+    /// Makes room for a discard, and discards.
+    fn discard(generation: &mut Generation, number: u64, lba: u64, count: u64) -> u64 {
+        let growth = generation.discard_growth(Lba(lba), Sectors(count));
+        assert!(generation.budget.take(growth));
+        generation.discard(number, Lba(lba), Sectors(count))
+    }
+
     fn sector(octet: u8) -> Vec<u8> {
         vec![octet; SECTOR_SIZE]
     }
@@ -386,32 +370,40 @@ mod tests {
 
     #[test]
     fn writes_are_kept_by_sector_and_the_last_one_counts() {
-        let mut generation = Generation::new(BLOCK, 4);
+        let (budget, mut generation) = generation();
         assert_eq!(generation.growth(Lba(7), 2), 2 * BLOCK as u64);
-        generation.write(1, Lba(7), &[sector(1), sector(2)].concat());
-        generation.write(2, Lba(8), &sector(3));
+        write(&mut generation, 1, 7, &[sector(1), sector(2)].concat());
+        write(&mut generation, 2, 8, &sector(3));
         assert_eq!(look(&generation, 0)[6..], [None, Some(1)]);
         assert_eq!(look(&generation, 1)[..2], [Some(3), None]);
         assert_eq!((generation.last(), generation.bytes()), (2, 2 * BLOCK as u64));
         assert_eq!(generation.growth(Lba(0), 16), 0);
+        assert_eq!(budget.used(), 2 * BLOCK as u64);
+        generation.clear();
+        assert!(generation.is_empty() && look(&generation, 0)[7].is_none());
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]
     fn discarded_blocks_are_zeros_until_they_are_written_again() {
-        let mut generation = Generation::new(BLOCK, 4);
-        generation.write(1, Lba(8), &sector(1).repeat(8));
+        let (budget, mut generation) = generation();
+        write(&mut generation, 1, 8, &sector(1).repeat(8));
         // Two sectors of block 0, the whole of blocks 1 and 2, one of block 3.
-        let freed = generation.discard(2, Lba(6), Sectors(19));
+        let freed = discard(&mut generation, 2, 6, 19);
         assert_eq!(freed, BLOCK as u64);
         assert_eq!(look(&generation, 0)[5..], [None, Some(0), Some(0)]);
         assert_eq!(look(&generation, 1), [Some(0); 8]);
         assert_eq!(look(&generation, 3)[..2], [Some(0), None]);
-        generation.write(3, Lba(17), &sector(9));
+        write(&mut generation, 3, 17, &sector(9));
         assert_eq!(look(&generation, 2)[..3], [Some(0), Some(9), Some(0)]);
         // The whole of a large disk costs nothing but its edges.
-        generation.discard(4, Lba(1), Sectors(1 << 40));
+        discard(&mut generation, 4, 1, 1 << 40);
         assert_eq!(generation.cleared().ranges(), [Range { start: 1, end: 1 << 37 }]);
         assert_eq!(look(&generation, 2), [Some(0); 8]);
+        // The blocks on both edges; the others were put back.
+        assert_eq!(budget.used(), 2 * BLOCK as u64);
+        drop(generation);
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

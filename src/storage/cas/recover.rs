@@ -474,9 +474,9 @@ impl<'a> Replay<'a> {
         if self.full || number <= replayed.through || !lba.fits(count, SECTORS_MAX) {
             return;
         }
-        let block_bytes = self.shared.block_bytes;
         let budget = &self.shared.budget;
-        let generation = replayed.generation.get_or_insert_with(|| Generation::new(block_bytes, 0));
+        let generation =
+            replayed.generation.get_or_insert_with(|| Generation::new(Arc::clone(budget), 0));
         match *entry {
             ArchiveEntry::Write { lba, data, .. } => {
                 let growth = generation.growth(lba, data.len() / SECTOR_SIZE);
@@ -493,7 +493,7 @@ impl<'a> Replay<'a> {
             }
             ArchiveEntry::Zeros { lba, count, .. } => {
                 budget.force(generation.discard_growth(lba, count));
-                budget.give_back(generation.discard(number, lba, count));
+                generation.discard(number, lba, count);
             }
         }
         replayed.last = number;

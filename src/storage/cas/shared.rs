@@ -8,8 +8,9 @@ use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 
 use super::VolumeNumber;
+use super::budget::Budget;
 use super::id::TreeRoot;
-use super::overlay::{Budget, Generation};
+use super::overlay::Generation;
 use super::reader::Reader;
 use crate::units::{Lba, Sectors};
 use crate::wake::Waker;
@@ -54,7 +55,7 @@ pub(super) struct StoreShared {
     /// Bytes of a block.
     pub(super) block_bytes: usize,
     /// For what overlays hold.
-    pub(super) budget: Budget,
+    pub(super) budget: Arc<Budget>,
     /// Bytes in generations that nobody has asked for yet.
     pub(super) dirty: AtomicU64,
     /// From how many such bytes on a commit begins.
@@ -79,7 +80,7 @@ impl StoreShared {
         Self {
             name,
             block_bytes,
-            budget: Budget::new(overlay_bytes),
+            budget: Arc::new(Budget::new(overlay_bytes, block_bytes)),
             dirty: AtomicU64::new(0),
             commit_bytes,
             journal_bell: Bell::default(),

@@ -101,7 +101,7 @@ impl CasVolume {
         let blocks = blocks_of(&store);
         let FrontRings { orders, handed_over, news, requests } = rings;
         let writing = Writing {
-            active: Box::new(Generation::new(store.block_bytes, blocks)),
+            active: Box::new(Generation::new(Arc::clone(&store.budget), blocks)),
             last: shared.written(),
             answered: shared.wanted(),
             shared,
@@ -194,7 +194,7 @@ impl CasVolume {
         }
         let generation = std::mem::replace(
             &mut writing.active,
-            Box::new(Generation::new(self.store.block_bytes, 0)),
+            Box::new(Generation::new(Arc::clone(&self.store.budget), 0)),
         );
         self.store.remove_dirty(generation.bytes());
         let through = writing.last;
@@ -218,7 +218,7 @@ impl Writing {
             let next = self
                 .spares
                 .pop()
-                .unwrap_or_else(|| Generation::new(store.block_bytes, blocks_of(store)));
+                .unwrap_or_else(|| Generation::new(Arc::clone(&store.budget), blocks_of(store)));
             let full = Arc::new(std::mem::replace(&mut *self.active, next));
             store.remove_dirty(full.bytes());
             frozen.push_front(Arc::clone(&full));
@@ -342,7 +342,6 @@ impl BlockStorage for CasVolume {
         }
         let number = writing.last + 1;
         let freed = writing.active.discard(number, lba, count);
-        store.budget.give_back(freed);
         store.add_dirty(growth);
         store.remove_dirty(freed);
         writing.order(store, Order::Zeros { number, lba, count });
