@@ -72,18 +72,28 @@ pub(super) fn compress(raw: &[u8], out: &mut Vec<u8>) -> Codec {
     }
 }
 
-/// The `raw_len` octets that `stored` stands for; `None` when it stands for something else, or for
-/// nothing.
-pub(super) fn decompress(codec: Codec, stored: &[u8], raw_len: usize) -> Option<Vec<u8>> {
+/// Makes `into` the `raw_len` octets that `stored` stands for; `None` when it stands for something
+/// else, or for nothing.
+pub(super) fn decompress(
+    codec: Codec,
+    stored: &[u8],
+    raw_len: usize,
+    into: &mut Vec<u8>,
+) -> Option<()> {
     if !codec.can_store(raw_len, stored.len()) {
         return None;
     }
     match codec {
-        Codec::Raw => Some(stored.to_vec()),
+        Codec::Raw => {
+            into.clear();
+            into.extend_from_slice(stored);
+            Some(())
+        }
         Codec::Lz4 => {
-            let mut raw = vec![0; raw_len];
-            let len = block::decompress_into(stored, &mut raw).ok()?;
-            (len == raw_len).then_some(raw)
+            // Only what was not there before is filled with zeros.
+            into.resize(raw_len, 0);
+            let len = block::decompress_into(stored, into).ok()?;
+            (len == raw_len).then_some(())
         }
     }
 }
@@ -93,6 +103,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn decompress(codec: Codec, stored: &[u8], raw_len: usize) -> Option<Vec<u8>> {
+        let mut raw = vec![0x5a; 7];
+        super::decompress(codec, stored, raw_len, &mut raw).map(|()| raw)
+    }
 
     /// 64 times an `a`, as the LZ4 library in C compresses it: one literal, a match of 58 at a distance
     /// of 1, five literals.

@@ -202,6 +202,21 @@ pub(super) fn open_frame(
     kind: FrameKind,
     id: ContentId,
 ) -> Result<Vec<u8>, FrameError> {
+    let mut raw = Vec::new();
+    open_frame_into(octets, kind, id, &mut raw)?;
+    Ok(raw)
+}
+
+/// As [`open_frame`], into memory that is there. After an error it holds something else.
+///
+/// # Errors
+/// Those of [`open_frame`].
+pub(super) fn open_frame_into(
+    octets: &[u8],
+    kind: FrameKind,
+    id: ContentId,
+    into: &mut Vec<u8>,
+) -> Result<(), FrameError> {
     let header = FrameHeader::parse(octets)?;
     if octets.len() != header.frame_len() {
         return Err(FrameError::Length { wanted: octets.len(), found: header.frame_len() });
@@ -214,10 +229,9 @@ pub(super) fn open_frame(
     if crc32c::crc32c(payload) != header.checksum {
         return Err(FrameError::Payload);
     }
-    let raw = decompress(header.codec, payload, header.raw_len as usize);
-    let raw = raw.ok_or(FrameError::Payload)?;
-    let found = ContentId::of(kind, &raw);
-    if found == id { Ok(raw) } else { Err(FrameError::Content { wanted: id, found }) }
+    decompress(header.codec, payload, header.raw_len as usize, into).ok_or(FrameError::Payload)?;
+    let found = ContentId::of(kind, into);
+    if found == id { Ok(()) } else { Err(FrameError::Content { wanted: id, found }) }
 }
 
 #[cfg(test)]

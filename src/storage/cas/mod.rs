@@ -20,6 +20,7 @@
 
 #![deny(unsafe_code)]
 
+mod block;
 mod budget;
 mod commit;
 mod compress;

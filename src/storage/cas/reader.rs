@@ -14,8 +14,9 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use rtrb::{Consumer, Producer, RingBuffer};
 
+use super::block::{Block, BlockBuffers};
 use super::error::ReadError;
-use super::frame::{FrameHeader, open_frame};
+use super::frame::{FrameHeader, open_frame, open_frame_into};
 use super::id::TreeRoot;
 use super::index::{Index, Location};
 use super::manifest::PackEntry;
@@ -43,8 +44,8 @@ const ENTRY: u64 = 128;
 #[derive(Debug, Clone)]
 struct ByBytes;
 
-impl Weighter<ContentId, Arc<[u8]>> for ByBytes {
-    fn weight(&self, _: &ContentId, octets: &Arc<[u8]>) -> u64 {
+impl Weighter<ContentId, Arc<Block>> for ByBytes {
+    fn weight(&self, _: &ContentId, octets: &Arc<Block>) -> u64 {
         octets.len() as u64 + ENTRY
     }
 }
@@ -102,7 +103,9 @@ pub(super) struct Reader {
     /// say that it covers it: the next to open the store may have better luck.
     pub(super) unread: Option<u32>,
     nodes: Cache<ContentId, Arc<Node>, ByBytes>,
-    blocks: Cache<ContentId, Arc<[u8]>, ByBytes>,
+    blocks: Cache<ContentId, Arc<Block>, ByBytes>,
+    /// For the octets of blocks.
+    buffers: Arc<BlockBuffers>,
     cache_bytes: u64,
     block_bytes: usize,
     pub(super) counters: ReadCounters,
@@ -140,6 +143,11 @@ impl Reader {
                 for_blocks,
                 ByBytes,
             ),
+            // What the cache lets go at once, and what is on its way there.
+            buffers: Arc::new(BlockBuffers::new(
+                block_bytes,
+                count(for_blocks, block_bytes as u64) + FETCHES,
+            )),
             cache_bytes,
             block_bytes,
             counters: ReadCounters::default(),
@@ -157,7 +165,7 @@ impl Reader {
         self.nodes.weight() + self.blocks.weight()
     }
 
-    pub(super) fn cached_block(&self, id: ContentId) -> Option<Arc<[u8]>> {
+    pub(super) fn cached_block(&self, id: ContentId) -> Option<Arc<Block>> {
         let found = self.blocks.get(&id);
         if found.is_some() {
             self.counters.hits.fetch_add(1, Ordering::Relaxed);
@@ -166,7 +174,7 @@ impl Reader {
     }
 
     /// Keeps a block in memory; not one that was had in part, since the rest may be had the next time.
-    pub(super) fn keep_block(&self, id: ContentId, octets: &Arc<[u8]>) {
+    pub(super) fn keep_block(&self, id: ContentId, octets: &Arc<Block>) {
         if octets.len() == self.block_bytes {
             self.blocks.insert(id, Arc::clone(octets));
         }
@@ -201,7 +209,7 @@ impl Reader {
 
     /// A block, from memory or from where it is kept; in part, if it is a patch on something that cannot
     /// be read.
-    pub(super) fn block(&self, id: ContentId) -> Result<Arc<[u8]>, ReadError> {
+    pub(super) fn block(&self, id: ContentId) -> Result<Arc<Block>, ReadError> {
         if let Some(octets) = self.blocks.get(&id) {
             return Ok(octets);
         }
@@ -217,11 +225,15 @@ impl Reader {
         frame: &[u8],
         pack: BlobId,
         id: ContentId,
-    ) -> Result<Arc<[u8]>, ReadError> {
+    ) -> Result<Arc<Block>, ReadError> {
         let damaged = |source| ReadError::Frame { pack, id, source };
         let kind = FrameHeader::parse(frame).map(|header| header.kind);
         if kind != Ok(FrameKind::Patch) {
-            let octets = open_frame(frame, FrameKind::Block, id).map_err(damaged)?;
+            let mut octets = self.buffers.take();
+            if let Err(source) = open_frame_into(frame, FrameKind::Block, id, &mut octets) {
+                self.buffers.put_back(octets);
+                return Err(damaged(source));
+            }
             return self.of_block_length(octets, id);
         }
         let raw = open_frame(frame, FrameKind::Patch, id).map_err(damaged)?;
@@ -233,24 +245,24 @@ impl Reader {
             Err(error) => Err(error),
         };
         match base {
-            Ok(base) => Ok(patch.on(&base).into()),
-            Err(error) if error.is_loss() => Ok(patch.in_part().into()),
+            Ok(base) => Ok(Block::new(patch.on(&base), &self.buffers)),
+            Err(error) if error.is_loss() => Ok(Block::new(patch.in_part(), &self.buffers)),
             Err(error) => Err(error),
         }
     }
 
     /// Others would be taken for blocks in part.
-    fn of_block_length(&self, octets: Vec<u8>, id: ContentId) -> Result<Arc<[u8]>, ReadError> {
+    fn of_block_length(&self, octets: Vec<u8>, id: ContentId) -> Result<Arc<Block>, ReadError> {
         if octets.len() == self.block_bytes {
-            Ok(octets.into())
+            Ok(Block::new(octets, &self.buffers))
         } else {
             Err(ReadError::Block { id, len: octets.len() })
         }
     }
 
-    /// Does what a fetch says.
-    pub(super) fn load(&self, fetch: Fetch) -> Fetched {
-        let mut loading = Loading::new(self, fetch);
+    /// Does what a fetch says. Pieces of packs are read into `piece`, which grows as it has to.
+    fn load(&self, fetch: Fetch, piece: &mut Vec<u8>) -> Fetched {
+        let mut loading = Loading::new(self, fetch, piece);
         loading.find();
         loading.read();
         loading.fetched
@@ -340,7 +352,7 @@ pub(super) struct Fetched {
     pub(super) fetch: Fetch,
     pub(super) nodes: Vec<(ContentId, Arc<Node>)>,
     /// None for a verification.
-    pub(super) blocks: Vec<(ContentId, Arc<[u8]>)>,
+    pub(super) blocks: Vec<(ContentId, Arc<Block>)>,
     /// Blocks that could not be had.
     pub(super) faults: Vec<u64>,
 }
@@ -351,12 +363,14 @@ struct Loading<'a> {
     fetched: Fetched,
     /// What is to be read: block, name, pack, place.
     wanted: Vec<(u64, ContentId, BlobId, Location)>,
+    /// For a piece of a pack.
+    piece: &'a mut Vec<u8>,
 }
 
 impl<'a> Loading<'a> {
-    fn new(reader: &'a Reader, fetch: Fetch) -> Self {
+    fn new(reader: &'a Reader, fetch: Fetch, piece: &'a mut Vec<u8>) -> Self {
         let fetched = Fetched { fetch, nodes: Vec::new(), blocks: Vec::new(), faults: Vec::new() };
-        Self { reader, fetched, wanted: Vec::new() }
+        Self { reader, fetched, wanted: Vec::new(), piece }
     }
 
     fn fail(&mut self, block: u64, error: &ReadError) {
@@ -440,8 +454,11 @@ impl<'a> Loading<'a> {
         wanted: &[(u64, ContentId, BlobId, Location)],
     ) {
         #[allow(clippy::cast_possible_truncation, reason = "it is at most a frame or SPAN")]
-        let mut octets = vec![0; (stop - start) as usize];
-        if let Err(error) = self.reader.read_part(pack, start, &mut octets) {
+        let len = (stop - start) as usize;
+        if self.piece.len() < len {
+            self.piece.resize(len, 0);
+        }
+        if let Err(error) = self.reader.read_part(pack, start, &mut self.piece[..len]) {
             if let [(block, ..)] = wanted {
                 self.fail(*block, &error);
                 return;
@@ -461,7 +478,7 @@ impl<'a> Loading<'a> {
         for (block, id, _, Location { place, .. }) in wanted {
             #[allow(clippy::cast_possible_truncation, reason = "it lies within the octets")]
             let at = (u64::from(place.offset) - start) as usize;
-            let frame = &octets[at..at + place.len as usize];
+            let frame = &self.piece[at..at + place.len as usize];
             match self.reader.open_block(frame, pack, *id) {
                 Ok(octets) if self.fetched.fetch.purpose == Purpose::Verify => {
                     if let Some(base) = base_of(&octets, self.reader.block_bytes) {
@@ -559,9 +576,15 @@ impl FetchPool {
     }
 
     /// Serves one fetch; `false` when there is none.
+    #[cfg(test)]
     pub(super) fn step(&self, reader: &Reader) -> bool {
+        self.serve(reader, &mut Vec::new())
+    }
+
+    /// Serves one fetch; `false` when there is none. Pieces of packs are read into `piece`.
+    fn serve(&self, reader: &Reader, piece: &mut Vec<u8>) -> bool {
         let Some((fetch, fetched, waker)) = self.take() else { return false };
-        let result = reader.load(fetch);
+        let result = reader.load(fetch, piece);
         // A front end never has more fetches under way than there is room for.
         let _ = fetched.lock().unwrap_or_else(PoisonError::into_inner).push(result);
         if let Some(waker) = waker {
@@ -586,15 +609,16 @@ impl FetchPool {
     pub(super) fn run(&self, reader: &Reader) {
         let own = Arc::new((std::thread::current(), AtomicBool::new(false)));
         self.sleepers.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&own));
+        let mut piece = Vec::new();
         while !self.ended.load(Ordering::Acquire) {
-            if self.step(reader) {
+            if self.serve(reader, &mut piece) {
                 continue;
             }
             own.1.store(true, Ordering::Release);
             self.sleepers.1.store(true, Ordering::Relaxed);
             std::sync::atomic::fence(Ordering::SeqCst);
             // What came in between, nobody was woken for.
-            if !self.step(reader) && !self.ended.load(Ordering::Acquire) {
+            if !self.serve(reader, &mut piece) && !self.ended.load(Ordering::Acquire) {
                 std::thread::park();
             }
             own.1.store(false, Ordering::Release);

@@ -375,6 +375,9 @@ impl BlockStorage for CasVolume {
         self.take_news();
         self.take_fetched();
         let mut worth_it = std::mem::take(&mut self.came_back);
+        if !worth_it {
+            self.reads.forget_unwanted();
+        }
         if let Some(writing) = &mut self.writing {
             worth_it |= writing.has_room_again(&self.store);
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::super::super::{Fault, Ready};
 use super::super::ContentId;
+use super::super::block::Block;
 use super::super::id::TreeRoot;
 use super::super::node::Node;
 use super::super::overlay::{Piece, copy_sectors, pieces, zero_sectors};
@@ -37,7 +38,9 @@ pub(super) struct Reads {
     faults: VecDeque<(TreeRoot, u64)>,
     /// Verifications that ended well, to be told once each.
     verified: VecDeque<Fetch>,
-    blocks: VecDeque<(ContentId, Arc<[u8]>)>,
+    blocks: VecDeque<(ContentId, Arc<Block>)>,
+    /// Blocks of the request that is being answered.
+    used: Vec<ContentId>,
     nodes: VecDeque<(ContentId, Arc<Node>)>,
     ahead: Ahead,
 }
@@ -96,6 +99,7 @@ impl Reads {
             faults: VecDeque::with_capacity(RECENT),
             verified: VecDeque::with_capacity(RECENT),
             blocks: VecDeque::with_capacity(RECENT),
+            used: Vec::with_capacity(RECENT),
             nodes: VecDeque::with_capacity(RECENT),
             ahead: Ahead::new(store),
         }
@@ -114,6 +118,23 @@ impl Reads {
         }
         self.outstanding.push(fetch);
         true
+    }
+
+    /// Lets go of the blocks of a request that is answered: another one that wants them too finds them
+    /// in the cache, or has them fetched again.
+    fn forget_used(&mut self) {
+        if !self.blocks.is_empty() {
+            self.blocks.retain(|(known, _)| !self.used.contains(known));
+        }
+    }
+
+    /// Lets go of blocks that nobody wants: whoever waited has asked again since they came, and would
+    /// wait for others now.
+    pub(super) fn forget_unwanted(&mut self) {
+        let is_wanted = |fetch: &Fetch| fetch.purpose == Purpose::Read;
+        if !self.blocks.is_empty() && !self.outstanding.iter().any(is_wanted) {
+            self.blocks.clear();
+        }
     }
 
     /// The fault of a block that could not be had, the first time it is asked for.
@@ -135,10 +156,14 @@ fn push_recent<T>(queue: &mut VecDeque<T>, item: T) {
 impl CasVolume {
     pub(super) fn read_sectors(&mut self, lba: Lba, into: &mut [u8]) -> Result<Ready, Fault> {
         let mut ready = true;
+        self.reads.used.clear();
         let (mut first, mut last) = (u64::MAX, 0);
         for piece in pieces(lba, into.len() / SECTOR_SIZE, self.store.block_bytes) {
             ready &= self.read_piece(piece, &mut into[piece.in_request()])?;
             (first, last) = (first.min(piece.block.0), last.max(piece.block.0));
+        }
+        if ready {
+            self.reads.forget_used();
         }
         if first <= last {
             self.read_ahead(first, last);
@@ -182,6 +207,7 @@ impl CasVolume {
                         }
                     }
                     copy_sectors(wanted, piece.first, into, |range| &octets[range]);
+                    reads.used.push(id);
                     return Ok(true);
                 }
             }
