@@ -34,7 +34,7 @@ fn options() -> StoreOptions {
         block_bytes: Some(4096),
         // Room enough for no commit to be made for lack of it.
         journal_bytes: 6 * Geometry::LEAST_BYTES,
-        overlay_bytes: 4 << 20,
+        overlay_bytes: 16 << 20,
         cache_bytes: 8 << 20,
         // Only when it is asked for.
         commit_interval: Duration::from_hours(1),

@@ -23,8 +23,8 @@ use rtrb::{Consumer, Producer};
 
 use self::blocks::{Prepared, VolumeJob, prepare};
 use self::edit::blocks_of;
-pub(super) use self::packs::OWN_PACK;
 use self::packs::Packs;
+pub(super) use self::packs::{OWN_PACK, PACKS_BYTES};
 use super::error::{CasError, ReadError, chain};
 use super::group::{GroupRequest, SegmentUse, Step};
 use super::index::IndexError;

@@ -104,7 +104,9 @@ pub struct StoreInfo {
     pub put: (u64, u64),
     /// Bytes of memory that the index takes, and its entries that are in memory only.
     pub index: (u64, u64),
-    /// Bytes that overlays hold, and may hold.
+    /// Bytes that overlays hold, and may hold: what [`StoreOptions::overlay_bytes`] leaves beside packs.
+    ///
+    /// [`StoreOptions::overlay_bytes`]: super::StoreOptions::overlay_bytes
     pub overlay: (u64, u64),
     /// Bytes that caches hold, and may hold.
     pub cache: (u64, u64),

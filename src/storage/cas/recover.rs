@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 
-use super::commit::{CommitParts, CommitStatus, Committer, JournalParts, OWN_PACK, VolumeState};
+use super::commit::{
+    CommitParts, CommitStatus, Committer, JournalParts, OWN_PACK, PACKS_BYTES, VolumeState,
+};
 use super::entry::ArchiveEntry;
 use super::error::{CasError, Why};
 use super::frame::open_frame;
@@ -120,6 +122,11 @@ pub(super) fn found(blobs: &dyn BlobStore, new: &NewStore) -> Result<RootSlot, B
     })
 }
 
+/// What is left for overlays of `bytes` that packs, which are made of the same blocks, are a part of.
+fn beside_packs(bytes: u64) -> u64 {
+    bytes - PACKS_BYTES.min(bytes / 2)
+}
+
 /// Opens a store. What its journal has is taken into overlays; if they have no room for all of it,
 /// some is committed at once.
 pub(super) fn recover(
@@ -137,11 +144,12 @@ pub(super) fn recover(
     let mut reader =
         Reader::new(name.clone(), blobs, index, packs, block_bytes, options.cache_bytes);
     reader.unread = unread;
+    let overlay_bytes = beside_packs(options.overlay_bytes);
     let shared = Arc::new(StoreShared::new(
         name,
         block_bytes,
-        options.overlay_bytes,
-        options.commit_bytes.min(options.overlay_bytes / 2),
+        overlay_bytes,
+        options.commit_bytes.min(overlay_bytes / 2),
         reader,
     ));
     let journal = Guarded::new(journal);

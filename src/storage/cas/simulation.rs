@@ -152,12 +152,12 @@ struct Machine {
 
 /// Limits, as they may be in a configuration.
 fn some_limits(chance: &mut Chance) -> StoreOptions {
-    let overlay_bytes = (64 << chance.below(4)) << 10;
+    let overlay_bytes = (128 << chance.below(4)) << 10;
     StoreOptions {
         overlay_bytes,
         // No eviction, which does not repeat itself: all of it fits, or no block does.
         cache_bytes: if chance.one_in(2) { 0 } else { 16 << 20 },
-        commit_bytes: overlay_bytes >> (1 + chance.below(3)),
+        commit_bytes: overlay_bytes >> (2 + chance.below(3)),
         commit_interval: Duration::from_millis(100 << chance.below(9)),
         threads: 0,
         ..StoreOptions::default()

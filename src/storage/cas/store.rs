@@ -48,7 +48,8 @@ pub struct StoreOptions {
     pub journal: Option<PathBuf>,
     /// Bytes of the journal, all of which are written when it is made.
     pub journal_bytes: u64,
-    /// Bytes that overlays may hold: what was written and is not in the trees. Writes wait for room.
+    /// Bytes for what was written and is not in the trees. Packs that are being filled and put have 60 MiB
+    /// of them, but no more than half; overlays have the rest, and writes wait for room in it.
     pub overlay_bytes: u64,
     /// Bytes of nodes and blocks that are kept in memory.
     pub cache_bytes: u64,

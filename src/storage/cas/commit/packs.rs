@@ -26,6 +26,10 @@ const DATA_PACK: usize = if cfg!(test) { 48 << 10 } else { 16 << 20 };
 const META_PACK: usize = if cfg!(test) { 8 << 10 } else { 4 << 20 };
 /// Packs that are being put while others are filled.
 const UNDER_WAY: usize = 2;
+/// The most octets that packs take together: those that are being put, and one of each kind that is
+/// being filled.
+pub(in super::super) const PACKS_BYTES: u64 =
+    (UNDER_WAY as u64 + 1) * (DATA_PACK + META_PACK) as u64;
 /// Packs of one block each that are put together.
 const LOOSE_GROUP: usize = if cfg!(test) { 4 } else { 128 };
 
@@ -37,6 +41,67 @@ struct Sealed {
     octets: Vec<u8>,
     kind: PackKind,
     frames: Vec<(ContentId, FramePlace)>,
+}
+
+/// Packs of one kind: one that is being filled, and memory for those to come.
+struct Filling {
+    kind: PackKind,
+    builder: PackBuilder,
+    frames: Vec<(ContentId, FramePlace)>,
+    /// Of packs that are durable. It is kept, since what large buffers leave behind in the allocator
+    /// others do not fill.
+    spare: Vec<Vec<u8>>,
+}
+
+impl Filling {
+    /// `capacity` octets are what a pack usually has.
+    fn new(store: StoreId, kind: PackKind, capacity: usize) -> Self {
+        let builder = PackBuilder::new(store, kind, capacity);
+        Self { kind, builder, frames: Vec::new(), spare: Vec::new() }
+    }
+
+    fn push(
+        &mut self,
+        kind: FrameKind,
+        id: ContentId,
+        codec: Codec,
+        raw_len: u32,
+        payload: &[u8],
+    ) -> FramePlace {
+        let place = self.builder.push(kind, id, codec, raw_len, payload);
+        self.frames.push((id, place));
+        place
+    }
+
+    fn is_empty(&self) -> bool {
+        self.builder.is_empty()
+    }
+
+    /// Octets of the pack with one more frame, with `payload` octets.
+    fn len_with(&self, payload: usize) -> usize {
+        self.builder.len_with(payload)
+    }
+
+    /// Finishes the pack and begins another.
+    fn seal(&mut self) -> Sealed {
+        let octets = self.builder.finish(self.spare.pop().unwrap_or_default());
+        Sealed { octets, kind: self.kind, frames: std::mem::take(&mut self.frames) }
+    }
+
+    /// Keeps the memory of a pack for another.
+    fn recycle(&mut self, octets: Vec<u8>) {
+        if self.spare.len() < UNDER_WAY {
+            self.spare.push(octets);
+        }
+    }
+
+    /// Begins anew.
+    fn abandon(&mut self) {
+        if !self.is_empty() {
+            let sealed = self.seal();
+            self.recycle(sealed.octets);
+        }
+    }
 }
 
 /// What became of packs that were put: their names, or why not, and they themselves.
@@ -55,16 +120,12 @@ pub(super) struct Packs {
     layout: Layout,
     /// Threads put, rather than this one.
     threaded: bool,
-    data: PackBuilder,
-    data_frames: Vec<(ContentId, FramePlace)>,
-    meta: PackBuilder,
-    meta_frames: Vec<(ContentId, FramePlace)>,
+    data: Filling,
+    meta: Filling,
     /// Names that are in packs which are not in the index yet.
     fresh: HashSet<ContentId>,
     loose: Vec<Sealed>,
     under_way: Vec<JoinHandle<PutResult>>,
-    /// Memory for packs to come.
-    spare: Vec<Vec<u8>>,
     /// The number of the next pack.
     pub(super) next_pack: u32,
     /// Packs that are durable, and that no manifest names yet.
@@ -80,19 +141,18 @@ impl Packs {
         next_pack: u32,
         threaded: bool,
     ) -> Self {
-        // A pack takes its memory when it has its first frame, and keeps it.
+        // All of a pack's memory at once: what grows leaves holes behind. Pages count when they are
+        // written to.
+        let data = if layout == Layout::Packed { DATA_PACK } else { 0 };
         Self {
             shared,
             layout,
             threaded,
-            data: PackBuilder::new(store, PackKind::Data, 0),
-            data_frames: Vec::new(),
-            meta: PackBuilder::new(store, PackKind::Meta, 0),
-            meta_frames: Vec::new(),
+            data: Filling::new(store, PackKind::Data, data),
+            meta: Filling::new(store, PackKind::Meta, META_PACK),
             fresh: HashSet::new(),
             loose: Vec::new(),
             under_way: Vec::new(),
-            spare: Vec::new(),
             next_pack,
             unlisted: Vec::new(),
             counters: PutCounters::default(),
@@ -127,8 +187,7 @@ impl Packs {
         if full && !self.data.is_empty() {
             self.seal_data()?;
         }
-        let place = self.data.push(kind, id, codec, raw_len, payload);
-        self.data_frames.push((id, place));
+        self.data.push(kind, id, codec, raw_len, payload);
         Ok(())
     }
 
@@ -161,9 +220,7 @@ impl Packs {
         let mut payload = Vec::new();
         let codec = compress(octets, &mut payload);
         let raw_len = u32::try_from(octets.len()).map_err(|_| Trouble::TooLong)?;
-        let place = self.meta.push(kind, id, codec, raw_len, &payload);
-        self.meta_frames.push((id, place));
-        Ok(place)
+        Ok(self.meta.push(kind, id, codec, raw_len, &payload))
     }
 
     /// Makes all blocks durable.
@@ -206,13 +263,13 @@ impl Packs {
     }
 
     fn seal_data(&mut self) -> Result<(), Trouble> {
-        let octets = self.data.finish(self.spare.pop().unwrap_or_default());
-        let frames = std::mem::take(&mut self.data_frames);
-        let sealed = Sealed { octets, kind: PackKind::Data, frames };
         if self.layout == Layout::Packed {
+            // The next one is filled in the memory of one that is durable.
+            self.wait(UNDER_WAY - 1)?;
+            let sealed = self.data.seal();
             return self.put(vec![sealed]);
         }
-        self.loose.push(sealed);
+        self.loose.push(self.data.seal());
         if self.loose.len() < LOOSE_GROUP {
             return Ok(());
         }
@@ -221,9 +278,9 @@ impl Packs {
     }
 
     fn seal_meta(&mut self) -> Result<(), Trouble> {
-        let octets = self.meta.finish(Vec::new());
-        let frames = std::mem::take(&mut self.meta_frames);
-        self.put(vec![Sealed { octets, kind: PackKind::Meta, frames }])
+        self.wait(UNDER_WAY - 1)?;
+        let sealed = self.meta.seal();
+        self.put(vec![sealed])
     }
 
     fn put(&mut self, sealed: Vec<Sealed>) -> Result<(), Trouble> {
@@ -274,8 +331,9 @@ impl Packs {
                 self.fresh.remove(id);
             }
             self.unlisted.push(entry);
-            if kind == PackKind::Data && self.layout == Layout::Packed && self.spare.is_empty() {
-                self.spare.push(octets);
+            match kind {
+                PackKind::Data => self.data.recycle(octets),
+                PackKind::Meta => self.meta.recycle(octets),
             }
         }
         Ok(())
@@ -285,14 +343,8 @@ impl Packs {
     pub(super) fn abandon(&mut self) {
         // What was under way may have become durable; it is good for the next try then.
         let _ = self.wait(0);
-        if !self.data.is_empty() {
-            self.data.finish(Vec::new());
-        }
-        if !self.meta.is_empty() {
-            self.meta.finish(Vec::new());
-        }
-        self.data_frames.clear();
-        self.meta_frames.clear();
+        self.data.abandon();
+        self.meta.abandon();
         self.loose.clear();
         self.fresh.clear();
     }
