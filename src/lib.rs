@@ -40,6 +40,8 @@ pub mod config;
 #[cfg(feature = "std")]
 pub mod holder;
 #[cfg(feature = "std")]
+pub mod scheduling;
+#[cfg(feature = "std")]
 pub mod server;
 #[cfg(feature = "std")]
 pub mod wake;

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use aoe_server::clock::{Instant, now};
+use aoe_server::scheduling::{Yielder, ask_for_short_slices};
 use aoe_server::storage::{Accepted, BlockStorage, Ready, Ticket};
 use aoe_server::units::Lba;
 use aoe_server::wake::Waker;
@@ -21,6 +22,7 @@ pub(crate) struct Driven<S> {
     pub(crate) disk: S,
     waker: Waker,
     busy: Instant,
+    yielder: Yielder,
 }
 
 /// When requests come in.
@@ -41,8 +43,9 @@ struct Flight {
 
 impl<S: BlockStorage> Driven<S> {
     pub(crate) fn new(open: impl FnOnce(Waker) -> S) -> Self {
+        ask_for_short_slices();
         let waker = Waker::new().unwrap();
-        Self { disk: open(waker.clone()), waker, busy: now() }
+        Self { disk: open(waker.clone()), waker, busy: now(), yielder: Yielder::default() }
     }
 
     /// Lets time pass until there may be news. `since` is what was durable when last looked.
@@ -50,8 +53,8 @@ impl<S: BlockStorage> Driven<S> {
         let moment = now();
         if self.disk.progress() || self.disk.durable() > since {
             self.busy = moment;
-        } else if moment.since(self.busy) < SPIN {
-            std::thread::yield_now();
+        } else if moment.since(self.busy) < SPIN && !self.yielder.is_crowded(moment) {
+            self.yielder.yield_now();
         } else {
             self.waker.fall_asleep();
             if !self.disk.progress() && self.disk.durable() == since {
@@ -175,8 +178,9 @@ impl<S: BlockStorage> Driven<S> {
     }
 
     fn pause_for_reads(&mut self, waiting: &mut Vec<Lba>, into: &mut [u8]) {
-        if now().since(self.busy) < SPIN {
-            std::thread::yield_now();
+        let moment = now();
+        if moment.since(self.busy) < SPIN && !self.yielder.is_crowded(moment) {
+            self.yielder.yield_now();
             return;
         }
         self.waker.fall_asleep();

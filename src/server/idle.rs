@@ -15,7 +15,8 @@ use crate::link::Link;
 /// What a loop does when a turn had nothing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Idle {
-    /// Look again at once, for ever. Takes a whole core.
+    /// Look again at once, for ever. Takes a whole core. Where others take that core from the loop while
+    /// it waits for a disk it sleeps all the same, since it gets the core back sooner so.
     Spin,
     /// Look again at once for this long, then sleep until a frame or another thread wakes it.
     Adaptive(Duration),
@@ -55,7 +56,9 @@ impl<L: Link> Listener<L> {
                 Idle::Adaptive(spin) => moment.since(last_busy) < spin,
                 Idle::Block => moment == last_busy,
             };
-            if spins {
+            // With disks at work: whoever has taken the processor would do so again.
+            let crowded = !self.active.is_empty() && self.yielder.is_crowded(moment);
+            if spins && !crowded {
                 self.spin();
             } else if self.sleep() {
                 last_busy = now();
@@ -64,12 +67,13 @@ impl<L: Link> Listener<L> {
     }
 
     /// Lets a moment pass. Where a disk's threads have something to do, and perhaps no other processor
-    /// to do it on, the time is theirs: until they are done there is little to look for.
-    fn spin(&self) {
+    /// to do it on, the time is theirs: until they are done there is little to look for. Those that take
+    /// long are not waited for in this way: see [`Yielder`](crate::scheduling::Yielder).
+    fn spin(&mut self) {
         if self.active.is_empty() {
             std::hint::spin_loop();
         } else {
-            std::thread::yield_now();
+            self.yielder.yield_now();
         }
     }
 

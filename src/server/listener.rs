@@ -26,6 +26,7 @@ use crate::clock::Instant;
 use crate::engine::{Action, After, Claim, Engine, Export, Request, Target, TargetId};
 use crate::link::{FRAME_CAPACITY, Link, LinkError};
 use crate::protocol::{Address, MIN_FRAME_LEN};
+use crate::scheduling::Yielder;
 use crate::storage::{BlockStorage, Ticket};
 use crate::wake::Waker;
 
@@ -135,6 +136,7 @@ pub struct Listener<L> {
     pub(super) next_check: Instant,
     pub(super) next_log: Instant,
     pub(super) idle: Idle,
+    pub(super) yielder: Yielder,
     pub(super) stopping: bool,
 }
 
@@ -179,6 +181,7 @@ impl<L: Link> Listener<L> {
             next_check: Instant::ZERO,
             next_log: Instant::ZERO,
             idle: Idle::Block,
+            yielder: Yielder::default(),
             stopping: false,
         };
         Ok((listener, control))

@@ -21,6 +21,7 @@ use crate::engine::{AddressTaken, Export};
 use crate::link::Link;
 use crate::link::interface::OpenError;
 use crate::protocol::{Address, MacAddr};
+use crate::scheduling;
 use crate::storage::journal::{FileJournal, JournalError, JournalOptions};
 use crate::storage::{BlockStorage, Fault};
 
@@ -411,6 +412,7 @@ fn spawn<L: Link + Send + 'static>(
         if let Some(cpu) = cpu {
             pin(cpu);
         }
+        scheduling::ask_for_short_slices();
         listener.run(idle);
         listener.into_parts().0
     })

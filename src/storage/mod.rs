@@ -28,7 +28,6 @@ pub mod journal;
 mod lock;
 pub mod mem;
 #[cfg(feature = "std")]
-mod priority;
 pub mod readonly;
 #[cfg(feature = "std")]
 mod slots;

@@ -25,9 +25,10 @@ use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::journal::{FileJournal, ImageFacts, JournalLink, Order, SyncGuard};
 use super::slots::Slots;
-use super::{Accepted, Fault, Ticket, priority};
+use super::{Accepted, Fault, Ticket};
 use crate::clock::{self, Instant};
 use crate::protocol::{MAX_MTU, sectors_per_frame};
+use crate::scheduling;
 use crate::units::SECTOR_SIZE;
 use crate::wake::Waker;
 
@@ -524,7 +525,7 @@ impl Drop for Writer {
 
 fn spawn<D: Disk>(worker: Worker<D>, priority: Option<u8>) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("writer".into()).spawn(move || {
-        priority::raise(priority, &worker.name);
+        scheduling::raise(priority, &worker.name);
         worker.run();
     })
 }

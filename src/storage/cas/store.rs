@@ -27,8 +27,8 @@ use super::volume::CasVolume;
 use super::{DiffRange, SnapshotInfo, StoreInfo, VolumeInfo};
 use crate::clock;
 use crate::protocol::ata::AtaText;
+use crate::scheduling;
 use crate::storage::journal::{Geometry, Guarded, Medium, Sequence};
-use crate::storage::priority;
 use crate::units::{Lba, SECTOR_SIZE, Sectors};
 use crate::wake::Waker;
 
@@ -212,7 +212,7 @@ impl CasStore {
         let thread = thread::Builder::new().name("archive-journal".into());
         let group = thread.spawn(move || {
             bells.journal_bell.answered_here();
-            priority::raise(priority, &bells.name);
+            scheduling::raise(priority, &bells.name);
             run_group(group)
         });
         let group = group.map_err(failed)?;
@@ -220,7 +220,7 @@ impl CasStore {
         let thread = thread::Builder::new().name("archive-commit".into());
         let committer = thread.spawn(move || {
             bells.commit_bell.answered_here();
-            priority::lower();
+            scheduling::lower();
             run_committer(committer)
         });
         let committer = committer.map_err(failed)?;

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use rtrb::{Producer, RingBuffer};
 
+use super::super::Ticket;
 use super::super::file::FileDisk;
 use super::super::lock::Lock;
 use super::super::writer::{Disk, JOBS, WriterState};
-use super::super::{Ticket, priority};
 use super::checkpointer::Checkpointer;
 use super::committer::{
     Attached, Checkpointed, Committer, Leaving, Left, OpenImages, Order, Request, Step, lock,
@@ -29,6 +29,7 @@ use super::mark::Mark;
 use super::medium::{DirectFile, Guarded, Medium};
 use super::replay::{Recovery, Replayed};
 use super::scan::Scan;
+use crate::scheduling;
 
 /// How long the checkpointer waits before it looks again whether something was applied.
 const APPLIED_SOON: Duration = Duration::from_millis(1);
@@ -157,7 +158,7 @@ impl FileJournal {
             let committer = thread::Builder::new()
                 .name("journal".into())
                 .spawn(move || {
-                    priority::raise(priority, &committer.name);
+                    scheduling::raise(priority, &committer.name);
                     run_committer(&mut committer)
                 })
                 .map_err(failed("start a thread for"))?;
