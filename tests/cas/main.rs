@@ -9,5 +9,6 @@ mod disk;
 mod fixture;
 mod no_space;
 mod octets;
+mod read_ahead;
 #[path = "../common/small_disk.rs"]
 mod small_disk;

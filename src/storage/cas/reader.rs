@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::Thread;
 
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::block::{Block, BlockBuffers};
@@ -37,6 +37,12 @@ const GAP: u64 = 64 << 10;
 const SPAN: u64 = 1 << 20;
 /// Of what is kept in memory, the part that is for nodes: 1/8 and at least this, in bytes.
 const NODES_LEAST: u64 = 4 << 20;
+/// Of the cache of blocks, the part that is for those that were asked for again. The rest is for what has
+/// just come: too little of it, and what was fetched ahead would be gone before somebody reads it.
+const HOT: f64 = 0.75;
+/// How many readers may each have as much fetched ahead as they can, before they push each other's blocks
+/// out: what is not [`HOT`], by the most that is fetched ahead for one.
+const AHEAD_READERS: u64 = 8;
 /// What the table of a cache takes for an entry beside its octets, in bytes, roughly.
 const ENTRY: u64 = 128;
 
@@ -138,11 +144,7 @@ impl Reader {
             packs: RwLock::new(packs),
             unread: None,
             nodes: Cache::with_weighter(count(for_nodes, 4096), for_nodes, ByBytes),
-            blocks: Cache::with_weighter(
-                count(for_blocks, block_bytes as u64),
-                for_blocks,
-                ByBytes,
-            ),
+            blocks: blocks_cache(count(for_blocks, block_bytes as u64), for_blocks),
             // What the cache lets go at once, and what is on its way there.
             buffers: Arc::new(BlockBuffers::new(
                 block_bytes,
@@ -153,6 +155,14 @@ impl Reader {
             counters: ReadCounters::default(),
             pool: FetchPool::default(),
         }
+    }
+
+    /// How much may be fetched ahead for one reader, in bytes.
+    pub(super) fn ahead_bytes(&self) -> u64 {
+        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
+        #[allow(clippy::cast_sign_loss, reason = "a part of it, roughly")]
+        let cold = (self.blocks.capacity() as f64 * (1.0 - HOT)) as u64;
+        cold / AHEAD_READERS
     }
 
     /// What may be kept in memory, in bytes.
@@ -280,6 +290,22 @@ impl Reader {
             self.name
         );
     }
+}
+
+/// For `count` blocks or so, which take `bytes` at most.
+fn blocks_cache(count: usize, bytes: u64) -> Cache<ContentId, Arc<Block>, ByBytes> {
+    let options = OptionsBuilder::new()
+        .estimated_items_capacity(count)
+        .weight_capacity(bytes)
+        .hot_allocation(HOT)
+        .build();
+    let Ok(options) = options else { unreachable!("all that has to be said is") };
+    Cache::with_options(
+        options,
+        ByBytes,
+        DefaultHashBuilder::default(),
+        DefaultLifecycle::default(),
+    )
 }
 
 impl NodeSource for Reader {

@@ -24,6 +24,9 @@ const RECENT: usize = 256;
 const RUN: u32 = 3;
 /// Bytes that are fetched ahead at first, and at most.
 const AHEAD_BYTES: (u64, u64) = (128 << 10, 8 << 20);
+/// Bytes that a read may lie behind the furthest one of a run without ending it: requests that had to wait
+/// are asked again when others, that came later, have been answered.
+const BEHIND_BYTES: u64 = 1 << 20;
 /// Bytes of one fetch ahead: short enough for several threads to share them.
 const AHEAD_PIECE_BYTES: u64 = 512 << 10;
 
@@ -48,7 +51,7 @@ pub(super) struct Reads {
 /// What is read one behind the other.
 #[derive(Debug)]
 struct Ahead {
-    /// The block that the next read of the run starts or goes on with.
+    /// The block behind the furthest that a read of the run had.
     next: u64,
     run: u32,
     /// Blocks up to here were asked for.
@@ -57,6 +60,7 @@ struct Ahead {
     window: u64,
     /// The first and the longest window.
     windows: (u64, u64),
+    behind: u64,
     piece: u64,
 }
 
@@ -64,22 +68,20 @@ impl Ahead {
     fn new(store: &StoreShared) -> Self {
         let blocks = |bytes: u64| (bytes / store.block_bytes as u64).max(1);
         // What is fetched ahead must not push itself out of the cache.
-        let most = AHEAD_BYTES.1.min(store.reader.cache_bytes() / 8);
-        let windows = (blocks(AHEAD_BYTES.0), blocks(most));
-        let piece = blocks(AHEAD_PIECE_BYTES);
-        Self { next: 0, run: 0, until: 0, window: windows.0, windows, piece }
+        let most = AHEAD_BYTES.1.min(store.reader.ahead_bytes());
+        let windows = (blocks(AHEAD_BYTES.0.min(most)), blocks(most));
+        let (behind, piece) = (blocks(BEHIND_BYTES), blocks(AHEAD_PIECE_BYTES));
+        Self { next: 0, run: 0, until: 0, window: windows.0, windows, behind, piece }
     }
 
     /// Takes in a read of the blocks from `first` to `last`; tells which are to be fetched ahead.
     fn follow(&mut self, first: u64, last: u64) -> Option<(u64, u64)> {
-        if first == self.next || first + 1 == self.next {
-            if last + 1 > self.next {
-                self.run = self.run.saturating_add(1);
-            }
-        } else {
-            *self = Self { run: 0, until: 0, window: self.windows.0, ..*self };
+        if first > self.next || first + self.behind < self.next {
+            *self = Self { next: last + 1, run: 0, until: 0, window: self.windows.0, ..*self };
+        } else if last + 1 > self.next {
+            self.next = last + 1;
+            self.run = self.run.saturating_add(1);
         }
-        self.next = last + 1;
         if self.run < RUN || self.until > self.next + self.window / 2 {
             return None;
         }
