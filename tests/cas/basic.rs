@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aoe_server::storage::cas::{CasError, CasStore, SnapshotOptions, StoreOptions, VolumeOptions};
-use aoe_server::storage::{BlockStorage as _, Fault, Ready};
+use aoe_server::storage::{Accepted, BlockStorage as _, Fault, Ready, Ticket};
 use aoe_server::units::{Lba, Sectors};
 
 use crate::disk::{discard, read, stamp, wait, while_driven, write};
@@ -88,6 +88,45 @@ fn a_store_can_be_closed_while_nobody_drives_a_volume() {
     for lba in 0..1000 {
         assert_eq!(read(&mut disk, lba, 1).unwrap(), stamp(lba, 1));
     }
+}
+
+#[test]
+fn a_store_whose_journal_is_full_can_be_closed_while_nobody_drives_a_volume() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = CasStore::open(directory.path(), &options()).unwrap();
+    let mut disk = store.attach("e1.0", sized(1000)).unwrap();
+    let mut other = store.attach("e1.1", sized(1000)).unwrap();
+    // A commit, which would make room in the journal, needs what this one has not handed over.
+    write(&mut other, 0, &stamp(0, 1)).unwrap();
+    let (mut version, mut acknowledged, mut patience) = (1, 0, 500);
+    while patience > 0 {
+        disk.progress();
+        match disk.write(Lba(8), &stamp(8, version)).unwrap() {
+            Accepted::Done(ticket) => {
+                assert_eq!(ticket.0, version);
+                version += 1;
+            }
+            Accepted::Later => {
+                patience -= 1;
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+        }
+        if disk.durable().0 > acknowledged {
+            (acknowledged, patience) = (disk.durable().0, 500);
+        }
+    }
+    assert!(acknowledged + 1 < version, "the journal is never full");
+    let close = std::thread::spawn(move || store.close());
+    wait(|| close.is_finished().then_some(()));
+    close.join().unwrap().unwrap();
+    assert_eq!(disk.outcome(Ticket(acknowledged)), Ok(()));
+    assert_eq!(disk.outcome(Ticket(version - 1)), Err(Fault::Media), "it was not journalled");
+    drop((disk, other));
+    let (store, _) = CasStore::open(directory.path(), &options()).unwrap();
+    let mut disk = store.attach("e1.0", VolumeOptions::default()).unwrap();
+    assert_eq!(read(&mut disk, 8, 1).unwrap(), stamp(8, acknowledged));
+    let mut other = store.attach("e1.1", VolumeOptions::default()).unwrap();
+    assert_eq!(read(&mut other, 0, 1).unwrap(), stamp(0, 1));
 }
 
 #[test]

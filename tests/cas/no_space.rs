@@ -2,13 +2,15 @@
 //! when there is room again everything goes on.
 
 use std::fs;
+use std::io::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
-use aoe_server::storage::cas::{CasStore, FsckOptions, StoreOptions, VolumeOptions};
-use aoe_server::storage::{Accepted, BlockStorage as _};
+use aoe_server::storage::cas::{CasError, CasStore, FsckOptions, StoreOptions, VolumeOptions};
+use aoe_server::storage::{Accepted, BlockStorage as _, Fault, Ticket};
 use aoe_server::units::{Lba, Sectors};
 
-use crate::disk::{read, settle, wait, while_driven};
+use crate::disk::{offer, read, settle, wait, while_driven};
 use crate::small_disk::SmallDisk;
 
 const MIB: u64 = 1 << 20;
@@ -99,4 +101,89 @@ fn a_full_disk_stops_acknowledgements_and_nothing_else() {
     for (lba, _) in &tickets {
         assert!(read(&mut disk, *lba, 8).unwrap() == noise(*lba), "sector {lba}");
     }
+}
+
+/// Takes all the room that is left.
+fn fill(ballast: &Path) {
+    let mut file = fs::File::create(ballast).unwrap();
+    for len in [1 << 20, 4096, 1] {
+        while file.write_all(&vec![0; len]).is_ok() {}
+    }
+}
+
+#[test]
+fn what_was_acknowledged_can_be_read_with_less_memory_and_a_full_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("disk");
+    let Some(_disk) = SmallDisk::mount(place.clone(), 40 << 20) else { return };
+    let path = place.join("store");
+    let ample = StoreOptions { overlay_bytes: 24 * MIB, ..options() };
+    let (store, _) = CasStore::open(&path, &ample).unwrap();
+    let size = VolumeOptions { size: Some(Sectors(64 * MIB / 512)), ..VolumeOptions::default() };
+    let mut disk = store.attach("e1.0", size).unwrap();
+    let ballast = place.join("ballast");
+    fill(&ballast);
+    let places = || (0..8 * MIB / 512).step_by(8);
+    let mut last = Ticket::NONE;
+    for lba in places() {
+        last = offer(&mut disk, lba, &noise(lba)).unwrap();
+    }
+    settle(&mut disk, last).unwrap();
+    wait(|| {
+        disk.progress();
+        store.info().unwrap().failing
+    });
+    disk.finish().unwrap();
+    drop(disk);
+    let closed = store.close();
+    assert!(matches!(closed, Err(CasError::CommitFailed { .. })), "{closed:?}");
+    drop(store);
+
+    let (store, recovered) = CasStore::open(&path, &options()).unwrap();
+    assert_eq!(recovered.writes, 8 * MIB / 4096);
+    assert!(store.info().unwrap().overlay.0 > options().overlay_bytes);
+    let mut disk = store.attach("e1.0", VolumeOptions::default()).unwrap();
+    for lba in places() {
+        assert!(read(&mut disk, lba, 8).unwrap() == noise(lba), "sector {lba}");
+    }
+    assert_eq!(disk.write(Lba(0), &noise(1)), Ok(Accepted::Later), "there is no room for it");
+    fs::remove_file(&ballast).unwrap();
+    while_driven(&mut disk, || store.commit()).unwrap();
+    wait(|| {
+        disk.progress();
+        (store.info().unwrap().overlay.0 == 0).then_some(())
+    });
+    for lba in places() {
+        assert!(read(&mut disk, lba, 8).unwrap() == noise(lba), "sector {lba}");
+    }
+}
+
+#[test]
+fn a_volume_that_waits_for_room_in_the_journal_can_be_finished() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("disk");
+    let Some(_disk) = SmallDisk::mount(place.clone(), 40 << 20) else { return };
+    let (store, _) = CasStore::open(place.join("store"), &options()).unwrap();
+    let size = VolumeOptions { size: Some(Sectors(64 * MIB / 512)), ..VolumeOptions::default() };
+    let mut disk = store.attach("e1.0", size).unwrap();
+    fill(&place.join("ballast"));
+    // One place again and again, which takes no more memory.
+    let mut patience = 3000;
+    let mut version = 0;
+    while patience > 0 {
+        disk.progress();
+        match disk.write(Lba(0), &noise(version)).unwrap() {
+            Accepted::Done(_) => version += 1,
+            Accepted::Later => {
+                patience -= 1;
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+        }
+        assert!(version < 100_000, "the journal is never full");
+    }
+    assert!(disk.durable() < disk.applied());
+    assert_eq!(disk.finish(), Err(Fault::Media), "not all of it is durable");
+    drop(disk);
+    let closed = store.close();
+    assert!(matches!(closed, Err(CasError::CommitFailed { .. })), "{closed:?}");
 }

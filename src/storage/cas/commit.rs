@@ -24,7 +24,7 @@ use rtrb::{Consumer, Producer};
 use self::blocks::{Prepared, VolumeJob, prepare};
 use self::edit::blocks_of;
 use self::packs::Packs;
-pub(super) use self::packs::{OWN_PACK, PACKS_BYTES};
+pub(super) use self::packs::{OWN_PACK, PackSizes};
 use super::error::{CasError, ReadError, chain};
 use super::group::{GroupRequest, SegmentUse, Step};
 use super::index::IndexError;
@@ -250,6 +250,7 @@ pub(super) struct CommitParts<M> {
     pub(super) requests: Receiver<Request>,
     pub(super) requests_sender: Sender<Request>,
     pub(super) interval: Duration,
+    pub(super) pack_sizes: PackSizes,
     /// Threads that prepare blocks; packs are put by threads of their own if this is not 0.
     pub(super) threads: usize,
     pub(super) status: Arc<Mutex<CommitStatus>>,
@@ -313,6 +314,7 @@ impl<M: Medium> Committer<M> {
             Arc::clone(&shared),
             manifest.store,
             manifest.layout,
+            parts.pack_sizes,
             next_pack,
             parts.threads > 0,
         );
@@ -366,10 +368,15 @@ impl<M: Medium> Committer<M> {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle if self.wants_commit(now) => self.begin(),
             Phase::Idle if self.closing.is_some() => return Step::Ended,
-            Phase::Idle => return if busy { Step::Done } else { Step::Idle },
+            Phase::Idle => {
+                if self.shared.is_closing() {
+                    self.shared.set_barren(true);
+                }
+                return if busy { Step::Done } else { Step::Idle };
+            }
             Phase::Freezing(asked) => {
                 if !self.is_frozen(&asked) {
-                    if self.closing.is_none() {
+                    if !self.shared.is_closing() {
                         self.phase = Phase::Freezing(asked);
                         return if busy { Step::Done } else { Step::Idle };
                     }
@@ -439,6 +446,11 @@ impl<M: Medium> Committer<M> {
         &self.manifest
     }
 
+    /// Of each volume, the last write that is in its tree or was taken over.
+    pub(super) fn taken(&self) -> impl Iterator<Item = (VolumeNumber, u64)> {
+        self.volumes.iter().map(|(number, volume)| (*number, volume.through))
+    }
+
     /// The last write to a volume that was taken.
     #[cfg(test)]
     pub(super) fn last_write(&self, volume: VolumeNumber) -> Option<u64> {
@@ -458,7 +470,7 @@ impl<M: Medium> Committer<M> {
     }
 
     fn wants_commit(&self, now: Instant) -> bool {
-        if self.retry.is_some_and(|at| now < at || self.closing.is_some()) {
+        if self.retry.is_some_and(|at| now < at || self.shared.is_closing()) {
             return false;
         }
         let asked = !self.edits.1.is_empty() || !self.waiting.1.is_empty();
@@ -469,6 +481,9 @@ impl<M: Medium> Committer<M> {
         if let Some(last) = self.closing {
             // What a front end still has stays in the journal.
             return self.is_clean() && self.released < last;
+        }
+        if self.shared.is_closing() {
+            return self.releasable(&self.manifest).0 > 0;
         }
         let reclaimer = &self.journal.reclaimer;
         let is_filling = reclaimer.waiting().len() * 2 >= reclaimer.geometry().segments as usize;
@@ -584,6 +599,7 @@ impl<M: Medium> Committer<M> {
             self.give_up();
             return;
         }
+        self.shared.set_barren(true);
         self.retry = Some(now.after(self.retry_wait));
         self.retry_wait = (self.retry_wait * 2).min(RETRY.1);
         if self.failing.as_ref() != Some(&why) {
@@ -609,6 +625,7 @@ impl<M: Medium> Committer<M> {
     }
 
     fn succeed(&mut self, now: Instant) {
+        self.shared.set_barren(false);
         self.last_commit = now;
         self.retry_wait = RETRY.0;
         self.commits += 1;

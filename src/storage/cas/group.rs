@@ -91,6 +91,8 @@ impl<M: Medium> GroupCommitter<M> {
             self.refuse();
             return Step::Done;
         }
+        // Asked before: room that is made until then is found.
+        let hopeless = self.closing && self.store.is_barren();
         let room = self.appender.begin();
         if let Some(segment) = self.appender.take_retired() {
             let numbers = std::mem::take(&mut self.numbers);
@@ -98,7 +100,17 @@ impl<M: Medium> GroupCommitter<M> {
             let _ = self.uses.send(SegmentUse { segment, numbers });
             self.store.commit_bell.ring();
         }
+        self.store.set_journal_full(room == Room::None);
         if room == Room::None {
+            if hopeless {
+                log::error!(
+                    "archive {}: closed without what its journal has no room for, none of which was \
+                     acknowledged",
+                    self.store.name
+                );
+                self.refuse();
+                return Step::Done;
+            }
             return Step::Idle;
         }
         self.gather();

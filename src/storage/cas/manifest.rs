@@ -367,6 +367,11 @@ impl Manifest {
         Ok(())
     }
 
+    /// Of each volume, the last write that is in its tree.
+    pub(super) fn taken(&self) -> impl Iterator<Item = (VolumeNumber, u64)> {
+        self.volumes.iter().map(|entry| (entry.number, entry.through))
+    }
+
     /// Its octets.
     ///
     /// # Panics

@@ -35,7 +35,8 @@ pub(super) const FETCHES: usize = 64;
 const GAP: u64 = 64 << 10;
 /// The longest such piece, in bytes.
 const SPAN: u64 = 1 << 20;
-/// Of what is kept in memory, the part that is for nodes: 1/8 and at least this, in bytes.
+/// Of what is kept in memory, the part that is for nodes: 1/8 and at least this, in bytes, but never more
+/// than half.
 const NODES_LEAST: u64 = 4 << 20;
 /// Of the cache of blocks, the part that is for those that were asked for again. The rest is for what has
 /// just come: too little of it, and what was fetched ahead would be gone before somebody reads it.
@@ -134,8 +135,8 @@ impl Reader {
         block_bytes: usize,
         cache_bytes: u64,
     ) -> Self {
-        let for_nodes = (cache_bytes / 8).max(NODES_LEAST);
-        let for_blocks = cache_bytes.saturating_sub(for_nodes).max(block_bytes as u64);
+        let for_nodes = (cache_bytes / 8).max(NODES_LEAST.min(cache_bytes / 2));
+        let for_blocks = cache_bytes - for_nodes;
         let count = |bytes: u64, each: u64| usize::try_from(bytes / each + 1).unwrap_or(1 << 20);
         Self {
             name,
@@ -145,10 +146,10 @@ impl Reader {
             unread: None,
             nodes: Cache::with_weighter(count(for_nodes, 4096), for_nodes, ByBytes),
             blocks: blocks_cache(count(for_blocks, block_bytes as u64), for_blocks),
-            // What the cache lets go at once, and what is on its way there.
+            // What the cache lets go others take soon; they are beside it.
             buffers: Arc::new(BlockBuffers::new(
                 block_bytes,
-                count(for_blocks, block_bytes as u64) + FETCHES,
+                count(for_blocks / 16, block_bytes as u64),
             )),
             cache_bytes,
             block_bytes,

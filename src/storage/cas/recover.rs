@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 
 use super::commit::{
-    CommitParts, CommitStatus, Committer, JournalParts, OWN_PACK, PACKS_BYTES, VolumeState,
+    CommitParts, CommitStatus, Committer, JournalParts, OWN_PACK, PackSizes, VolumeState,
 };
 use super::entry::ArchiveEntry;
 use super::error::{CasError, Why};
@@ -122,11 +122,6 @@ pub(super) fn found(blobs: &dyn BlobStore, new: &NewStore) -> Result<RootSlot, B
     })
 }
 
-/// What is left for overlays of `bytes` that packs, which are made of the same blocks, are a part of.
-fn beside_packs(bytes: u64) -> u64 {
-    bytes - PACKS_BYTES.min(bytes / 2)
-}
-
 /// Opens a store. What its journal has is taken into overlays; if they have no room for all of it,
 /// some is committed at once.
 pub(super) fn recover(
@@ -144,7 +139,8 @@ pub(super) fn recover(
     let mut reader =
         Reader::new(name.clone(), blobs, index, packs, block_bytes, options.cache_bytes);
     reader.unread = unread;
-    let overlay_bytes = beside_packs(options.overlay_bytes);
+    // Packs are made of the same blocks.
+    let (pack_sizes, overlay_bytes) = PackSizes::within(options.overlay_bytes);
     let shared = Arc::new(StoreShared::new(
         name,
         block_bytes,
@@ -154,14 +150,13 @@ pub(super) fn recover(
     ));
     let journal = Guarded::new(journal);
     let scan = scan(&path, &journal, &slot, options.accept_loss)?;
-    let mut replay = Replay::new(&path, &shared, &manifest);
+    let mut replay = Replay::new(&path, &shared, manifest.taken());
     let complete = replay.pass(&scan, &journal)?;
-    let recovered = replay.recovered();
+    let mut recovered = replay.recovered();
     let (numbers, volumes) = replay.into_parts(&scan);
     let (appender, mut reclaimer) = scan.ends(journal.clone());
     // From now on it is in use: it was perhaps closed before.
-    let released = scan.released();
-    reclaimer.release(released).map_err(|source| CasError::Io {
+    reclaimer.release(scan.released()).map_err(|source| CasError::Io {
         op: "write to the journal of",
         path: path.clone(),
         source,
@@ -170,7 +165,6 @@ pub(super) fn recover(
     let (group_requests, group_requested) = mpsc::channel();
     let (uses, used) = mpsc::channel();
     let group = GroupCommitter::new(appender, Arc::clone(&shared), group_requested, uses);
-    let status = Arc::default();
     let parts = CommitParts {
         shared: Arc::clone(&shared),
         unlisted: vec![own],
@@ -188,19 +182,21 @@ pub(super) fn recover(
         requests: requested,
         requests_sender: requests.clone(),
         interval: options.commit_interval,
+        pack_sizes,
         threads: options.threads,
-        status: Arc::clone(&status),
+        status: Arc::default(),
         manifest,
     };
+    let status = Arc::clone(&parts.status);
     let mut committer = Committer::new(parts, now);
-    let mut recovered = recovered;
     if !complete {
         replay_rest(&path, &mut committer, &scan, &journal, &mut recovered, now)?;
     }
     Ok(OpenStore { shared, group, committer, requests, group_requests, status, recovered })
 }
 
-/// Replays what the overlays had no room for, with a commit before each part.
+/// Replays what the overlays had no room for, with a commit before each part; where that fails, for want of
+/// room on the disk perhaps, beyond what overlays may have: all of it can be read then.
 fn replay_rest(
     path: &std::path::Path,
     committer: &mut Committer<Guarded<Arc<dyn Medium>>>,
@@ -211,14 +207,12 @@ fn replay_rest(
 ) -> Result<(), CasError> {
     loop {
         while committer.step(now) == Step::Done {}
-        if let Some(why) = committer.failure() {
-            return Err(CasError::CommitFailed { path: path.into(), why });
-        }
         if committer.shared().is_stopped() {
             // There would never be room for the rest.
             return Err(CasError::Stopped { path: path.into() });
         }
-        let mut replay = Replay::new(path, committer.shared(), committer.manifest());
+        let mut replay = Replay::new(path, committer.shared(), committer.taken());
+        replay.unbounded = committer.failure().is_some();
         let complete = replay.pass(scan, journal)?;
         let more = replay.recovered();
         recovered.writes += more.writes;
@@ -227,9 +221,20 @@ fn replay_rest(
         let (_, volumes) = replay.into_parts(scan);
         committer.take_pending(volumes);
         if complete {
-            return Ok(());
+            break;
         }
     }
+    if committer.failure().is_some() {
+        let budget = &committer.shared().budget;
+        log::warn!(
+            "archive {}: what its journal has takes {} bytes of memory, more than the {} that overlays may \
+             have, until commits succeed",
+            path.display(),
+            budget.used(),
+            budget.limit()
+        );
+    }
+    Ok(())
 }
 
 /// Reads the newest root slot, its manifest and its lists of packs.
@@ -409,21 +414,27 @@ struct Replay<'a> {
     recovered: Recovered,
     /// There was no room for a write, so that none after it may be taken.
     full: bool,
+    /// There is always room.
+    unbounded: bool,
 }
 
 struct Replayed {
-    /// Writes up to here are in the tree.
+    /// Writes up to here are in the tree, or were taken in before.
     through: u64,
-    /// The last one that was found, or that is in the tree.
+    /// The last one that was found, or that the volume has already.
     last: u64,
     generation: Option<Generation>,
 }
 
 impl<'a> Replay<'a> {
-    fn new(path: &'a std::path::Path, shared: &'a Arc<StoreShared>, manifest: &Manifest) -> Self {
-        let volumes = manifest.volumes.iter().map(|entry| {
-            let through = entry.through;
-            (entry.number, Replayed { through, last: through, generation: None })
+    /// Of what came after the writes that volumes have already.
+    fn new(
+        path: &'a std::path::Path,
+        shared: &'a Arc<StoreShared>,
+        through: impl Iterator<Item = (VolumeNumber, u64)>,
+    ) -> Self {
+        let volumes = through.map(|(number, through)| {
+            (number, Replayed { through, last: through, generation: None })
         });
         Self {
             path,
@@ -432,6 +443,7 @@ impl<'a> Replay<'a> {
             numbers: Vec::new(),
             recovered: Recovered::default(),
             full: false,
+            unbounded: false,
         }
     }
 
@@ -490,7 +502,7 @@ impl<'a> Replay<'a> {
                 let growth = generation.growth(lba, data.len() / SECTOR_SIZE);
                 // One write always goes, however small the overlays are.
                 if !budget.take(growth) {
-                    if budget.used() > 0 {
+                    if budget.used() > 0 && !self.unbounded {
                         self.full = true;
                         return;
                     }

@@ -67,6 +67,13 @@ pub(super) struct StoreShared {
     pub(super) reader: Reader,
     /// Nothing is taken any more: what a restart finds in the journal is all there is.
     stopped: AtomicBool,
+    /// It is being closed: nobody is waited for who may not be there any more.
+    closing: AtomicBool,
+    /// The journal has no room for what waits.
+    journal_full: AtomicBool,
+    /// Commits make no room in the journal for now: the last one has failed, or there is nothing left to
+    /// commit.
+    barren: AtomicBool,
 }
 
 impl StoreShared {
@@ -87,6 +94,9 @@ impl StoreShared {
             commit_bell: Bell::default(),
             reader,
             stopped: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            journal_full: AtomicBool::new(false),
+            barren: AtomicBool::new(false),
         }
     }
 
@@ -103,6 +113,38 @@ impl StoreShared {
 
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::SeqCst)
+    }
+
+    /// Begins to close: from here on commits do without what front ends have not handed over.
+    pub(super) fn begin_to_close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        self.commit_bell.ring();
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
+    }
+
+    /// Notes whether the journal has room for what waits.
+    pub(super) fn set_journal_full(&self, full: bool) {
+        self.journal_full.store(full, Ordering::Relaxed);
+    }
+
+    /// Notes whether commits make room in the journal.
+    pub(super) fn set_barren(&self, barren: bool) {
+        if self.barren.swap(barren, Ordering::SeqCst) != barren {
+            self.journal_bell.ring();
+        }
+    }
+
+    /// Whether commits make no room in the journal for now.
+    pub(super) fn is_barren(&self) -> bool {
+        self.barren.load(Ordering::SeqCst)
+    }
+
+    /// Whether what is on its way into the journal waits for room that does not come for now.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.journal_full.load(Ordering::Relaxed) && self.is_barren()
     }
 
     /// Counts bytes that were written, and calls for a commit when there are enough.

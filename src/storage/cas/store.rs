@@ -617,9 +617,10 @@ impl Inner {
     fn close(&self) -> Result<(), CasError> {
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Threads { group, committer, readers }) = threads else { return Ok(()) };
+        self.shared.begin_to_close();
         let _ = self.group_requests.send(GroupRequest::Close);
         self.shared.journal_bell.ring();
-        // The journal may have to wait for room, which commits make.
+        // The journal may have to wait for room, as long as commits make some.
         let last = group.join().map_err(|_| self.stopped())?;
         let _ = self.requests.send(Request::Close(last));
         self.shared.commit_bell.ring();

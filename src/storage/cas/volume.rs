@@ -27,10 +27,13 @@ use super::request::Request;
 use super::shared::{HandedOver, News, Order, StoreShared, View, VolumeShared};
 #[cfg(test)]
 use super::simulation::{Bug, is_planted};
+use crate::clock;
 use crate::units::{Lba, SECTOR_SIZE, Sectors};
 
 /// How often a front end that closes looks whether its last writes are durable.
 const DURABLE_SOON: Duration = Duration::from_millis(1);
+/// How long it waits for that, at least, where commits fail.
+const FINISH_PATIENCE: Duration = Duration::from_secs(5);
 /// Buffers for writes on their way into the journal; few in tests, so that they run out.
 const BUFFERS: usize = if cfg!(test) { 24 } else { SLOTS };
 /// Orders that can be on their way into the journal: writes, and some discards, which take no buffer.
@@ -390,16 +393,26 @@ impl BlockStorage for CasVolume {
     }
 
     /// Waits until everything is in the journal, and hands over what is not in the tree: a commit
-    /// brings it there, or the replay after a crash.
+    /// brings it there, or the replay after a crash. Where the journal is full, and commits that would make
+    /// room in it fail, it waits for [`FINISH_PATIENCE`].
     fn finish(&mut self) -> Result<(), Fault> {
         let Some(writing) = &self.writing else { return Ok(()) };
         let (shared, last) = (Arc::clone(&writing.shared), writing.last);
-        while shared.journalled() < last && !writing.finished {
+        let give_up_at = clock::now().after(FINISH_PATIENCE);
+        let mut durable = writing.finished || shared.journalled() >= last;
+        while !durable {
+            if self.store.is_stuck() && clock::now() >= give_up_at {
+                break;
+            }
             self.store.journal_bell.ring();
             thread::park_timeout(DURABLE_SOON);
+            // A commit may wait for what this one has, and others for that commit.
+            self.take_news();
+            durable = shared.journalled() >= last;
         }
         self.detach();
-        if shared.has_failed(last) && last > 0 { Err(Fault::Media) } else { Ok(()) }
+        let failed = !durable || (shared.has_failed(last) && last > 0);
+        if failed { Err(Fault::Media) } else { Ok(()) }
     }
 }
 

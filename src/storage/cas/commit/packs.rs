@@ -28,8 +28,28 @@ const META_PACK: usize = if cfg!(test) { 8 << 10 } else { 4 << 20 };
 const UNDER_WAY: usize = 2;
 /// The most octets that packs take together: those that are being put, and one of each kind that is
 /// being filled.
-pub(in super::super) const PACKS_BYTES: u64 =
-    (UNDER_WAY as u64 + 1) * (DATA_PACK + META_PACK) as u64;
+const PACKS_BYTES: u64 = (UNDER_WAY as u64 + 1) * (DATA_PACK + META_PACK) as u64;
+
+/// The longest packs that a store makes, in octets.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct PackSizes {
+    data: usize,
+    meta: usize,
+}
+
+impl PackSizes {
+    /// Of packs that take no more than half of `bytes` of memory, and what they leave of those.
+    pub(in super::super) fn within(bytes: u64) -> (Self, u64) {
+        let packs = PACKS_BYTES.min(bytes / 2);
+        let part = |most: usize| {
+            // No longer than `most`.
+            #[allow(clippy::cast_possible_truncation)]
+            let part = (most as u64 * packs / PACKS_BYTES) as usize;
+            part
+        };
+        (Self { data: part(DATA_PACK), meta: part(META_PACK) }, bytes - packs)
+    }
+}
 /// Packs of one block each that are put together.
 const LOOSE_GROUP: usize = if cfg!(test) { 4 } else { 128 };
 
@@ -118,6 +138,7 @@ pub(super) struct PutCounters {
 pub(super) struct Packs {
     shared: Arc<StoreShared>,
     layout: Layout,
+    sizes: PackSizes,
     /// Threads put, rather than this one.
     threaded: bool,
     data: Filling,
@@ -138,18 +159,20 @@ impl Packs {
         shared: Arc<StoreShared>,
         store: StoreId,
         layout: Layout,
+        sizes: PackSizes,
         next_pack: u32,
         threaded: bool,
     ) -> Self {
         // All of a pack's memory at once: what grows leaves holes behind. Pages count when they are
         // written to.
-        let data = if layout == Layout::Packed { DATA_PACK } else { 0 };
+        let data = if layout == Layout::Packed { sizes.data } else { 0 };
         Self {
             shared,
             layout,
+            sizes,
             threaded,
             data: Filling::new(store, PackKind::Data, data),
-            meta: Filling::new(store, PackKind::Meta, META_PACK),
+            meta: Filling::new(store, PackKind::Meta, sizes.meta),
             fresh: HashSet::new(),
             loose: Vec::new(),
             under_way: Vec::new(),
@@ -181,7 +204,7 @@ impl Packs {
             return Ok(());
         }
         let full = match self.layout {
-            Layout::Packed => self.data.len_with(payload.len()) > DATA_PACK,
+            Layout::Packed => self.data.len_with(payload.len()) > self.sizes.data,
             Layout::Loose => true,
         };
         if full && !self.data.is_empty() {
@@ -203,7 +226,7 @@ impl Packs {
 
     /// Adds a frame to the present pack of nodes and the like, or begins another if that is full.
     fn push_meta(&mut self, kind: FrameKind, id: ContentId, octets: &[u8]) -> Result<(), Trouble> {
-        if !self.meta.is_empty() && self.meta.len_with(octets.len()) > META_PACK {
+        if !self.meta.is_empty() && self.meta.len_with(octets.len()) > self.sizes.meta {
             self.seal_meta()?;
         }
         self.push_here(kind, id, octets)?;
@@ -238,7 +261,7 @@ impl Packs {
     /// Makes everything durable but the nodes in the present pack, which the manifest shares with
     /// them. From here on all packs but that one are known.
     pub(super) fn finish_all_but_last(&mut self) -> Result<(), Trouble> {
-        if self.meta.len_with(0) > META_PACK / 2 {
+        if self.meta.len_with(0) > self.sizes.meta / 2 {
             self.seal_meta()?;
         }
         self.wait(0)

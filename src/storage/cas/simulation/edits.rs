@@ -135,7 +135,7 @@ impl Machine {
             self.model.fold(manifest);
             self.fronts.iter_mut().for_each(|front| front.unseen += 1);
         }
-        let stopped = store.shared.is_stopped();
+        let stopped = store.shared.is_stopped() || store.shared.is_closing();
         let mut kept = Vec::new();
         for mut flying in std::mem::take(&mut self.edits) {
             match flying.answer.try_recv() {
@@ -190,7 +190,8 @@ impl Machine {
     fn take_fronts(&mut self) {
         let fronts = &self.fronts;
         let model = &self.model;
-        let stopped = self.store.as_ref().unwrap().shared.is_stopped();
+        let shared = &self.store.as_ref().unwrap().shared;
+        let stopped = shared.is_stopped() || shared.is_closing();
         let mut new = Vec::new();
         self.attaching.retain(|(name, was_used, answer)| {
             match answer.try_recv() {

@@ -18,16 +18,21 @@ use crate::storage::journal::simulation::disk::Defect;
 impl Machine {
     /// Ends everything as a server does that is told to; `false` when that was not possible.
     pub(super) fn close(&mut self) -> bool {
-        self.settle();
-        if self.is_cut() || self.excuse().stopped || !self.is_settled() {
+        // Now and then somebody closes the store before the volumes, which nobody drives any more, whatever
+        // they have still to do.
+        let neglected = self.chance.one_in(4);
+        if !neglected || self.chance.one_in(2) {
+            self.settle();
+            if self.is_cut() || self.excuse().stopped || !self.is_settled() {
+                return false;
+            }
+        } else if self.excuse().stopped {
             return false;
         }
         self.exports.clear();
-        // Now and then somebody closes the store before the volumes, which nobody drives any more.
-        let neglected = self.chance.one_in(4);
         if neglected {
-            let (reply, _) = std::sync::mpsc::sync_channel(1);
-            self.ask_committer(Request::Commit(reply));
+            self.ask_commit();
+            self.ask_edit();
             for _ in 0..self.chance.below(4) {
                 self.step_committer();
             }
@@ -36,6 +41,7 @@ impl Machine {
                 assert_eq!(front.volume.finish(), Ok(()), "everything was durable");
             }
         }
+        self.store().shared.begin_to_close();
         self.store().group_requests.send(GroupRequest::Close).unwrap();
         let mut ended = false;
         for _ in 0..PATIENCE {

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::super::{Fault, Ready};
 use super::super::ContentId;
@@ -15,11 +16,14 @@ use super::super::reader::{CachedNodes, FETCHES, Fetch, FetchLink, Fetched, Purp
 use super::super::shared::StoreShared;
 use super::super::tree::{Cursor, Peek};
 use super::CasVolume;
+use crate::clock::{self, Instant};
 use crate::units::{Lba, SECTOR_SIZE, Sectors};
 
 /// Blocks and nodes that were fetched last, and that no cache can refuse: more than are wanted by all
 /// requests that may be parked.
 const RECENT: usize = 256;
+/// How long they are kept for who waited for them, and has perhaps to wait for room on the wire, too.
+const KEPT: Duration = Duration::from_secs(1);
 /// From how many reads in a row on blocks are fetched ahead.
 const RUN: u32 = 3;
 /// Bytes that are fetched ahead at first, and at most.
@@ -42,6 +46,8 @@ pub(super) struct Reads {
     /// Verifications that ended well, to be told once each.
     verified: VecDeque<Fetch>,
     blocks: VecDeque<(ContentId, Arc<Block>)>,
+    /// When the last of those came.
+    came: Instant,
     /// Blocks of the request that is being answered.
     used: Vec<ContentId>,
     nodes: VecDeque<(ContentId, Arc<Node>)>,
@@ -101,6 +107,7 @@ impl Reads {
             faults: VecDeque::with_capacity(RECENT),
             verified: VecDeque::with_capacity(RECENT),
             blocks: VecDeque::with_capacity(RECENT),
+            came: Instant::ZERO,
             used: Vec::with_capacity(RECENT),
             nodes: VecDeque::with_capacity(RECENT),
             ahead: Ahead::new(store),
@@ -130,11 +137,9 @@ impl Reads {
         }
     }
 
-    /// Lets go of blocks that nobody wants: whoever waited has asked again since they came, and would
-    /// wait for others now.
+    /// Lets go of blocks that nobody wants: whoever waited for them has had the time to ask again.
     pub(super) fn forget_unwanted(&mut self) {
-        let is_wanted = |fetch: &Fetch| fetch.purpose == Purpose::Read;
-        if !self.blocks.is_empty() && !self.outstanding.iter().any(is_wanted) {
+        if !self.blocks.is_empty() && clock::now().since(self.came) >= KEPT {
             self.blocks.clear();
         }
     }
@@ -201,12 +206,10 @@ impl CasVolume {
                     Some(Arc::clone(octets))
                 };
                 if let Some(octets) = store.reader.cached_block(id).or_else(recent) {
-                    if octets.len() != store.block_bytes {
+                    if wanted & !sectors_of(&octets, store.block_bytes) != 0 {
                         // It was had in part, which counts for who has waited for it only.
                         reads.blocks.retain(|(known, _)| *known != id);
-                        if wanted & !sectors_of(&octets, store.block_bytes) != 0 {
-                            return Err(Fault::Media);
-                        }
+                        return Err(Fault::Media);
                     }
                     copy_sectors(wanted, piece.first, into, |range| &octets[range]);
                     reads.used.push(id);
@@ -258,6 +261,7 @@ impl CasVolume {
                 self.store.reader.keep_block(id, &octets);
                 if fetch.purpose == Purpose::Read {
                     push_recent(&mut self.reads.blocks, (id, octets));
+                    self.reads.came = clock::now();
                 }
             }
             if fetch.purpose != Purpose::Ahead {
