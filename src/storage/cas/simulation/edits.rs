@@ -37,6 +37,24 @@ fn volume_of(edit: &Edit) -> &str {
     }
 }
 
+/// Whether nobody can tell, after a crash, which of two changes a commit has made: a manifest shows names,
+/// sizes, and how many writes there were.
+fn are_alike(one: &Edit, other: &Edit) -> bool {
+    match (one, other) {
+        (Edit::DeleteVolume { .. }, _)
+        | (_, Edit::DeleteVolume { .. })
+        | (Edit::RestoreSnapshot { .. }, Edit::RestoreSnapshot { .. })
+        | (Edit::ResizeVolume { .. }, Edit::ResizeVolume { .. }) => {
+            volume_of(one) == volume_of(other)
+        }
+        (
+            Edit::CreateVolume { name, .. } | Edit::Clone { name, .. },
+            Edit::CreateVolume { name: other, .. } | Edit::Clone { name: other, .. },
+        ) => name == other,
+        _ => false,
+    }
+}
+
 impl InFlight {
     /// Makes the change in the model, which must be possible.
     fn apply(&self, model: &mut Model, manifest: &Manifest) {
@@ -106,13 +124,7 @@ impl Machine {
                 Edit::Clone { volume, snapshot, name, unix_seconds }
             }
         };
-        // What a volume was that goes in the same commit nobody can tell afterwards.
-        let is_deletion = |edit: &Edit| matches!(edit, Edit::DeleteVolume { .. });
-        let clashes = |other: &InFlight| {
-            volume_of(&other.edit) == volume_of(&edit)
-                && (is_deletion(&edit) || is_deletion(&other.edit))
-        };
-        if !self.edits.iter().any(clashes) {
+        if !self.edits.iter().any(|other| are_alike(&edit, &other.edit)) {
             self.send_edit(edit);
         }
     }
@@ -135,7 +147,7 @@ impl Machine {
             self.model.fold(manifest);
             self.fronts.iter_mut().for_each(|front| front.unseen += 1);
         }
-        let stopped = store.shared.is_stopped() || store.shared.is_closing();
+        let (stopped, closing) = (store.shared.is_stopped(), store.shared.is_closing());
         let mut kept = Vec::new();
         for mut flying in std::mem::take(&mut self.edits) {
             match flying.answer.try_recv() {
@@ -145,6 +157,8 @@ impl Machine {
                     self.counts.edits += 1;
                     flying.apply(&mut self.model, manifest);
                 }
+                // It was not begun.
+                Ok(Err(CasError::Stopped { .. })) if closing && !stopped => {}
                 Ok(Err(CasError::Stopped { .. })) => {
                     assert!(stopped, "a store that works says that it has stopped");
                     flying.open = true;
