@@ -198,14 +198,14 @@ mod tests {
         #[test]
         fn a_thread_gets_short_slices_and_is_as_nice_as_before() {
             let (before, after) = on_a_thread(|| {
-                // SAFETY: 0 stands for the calling thread.
+                // SAFETY: 0 stands for the calling thread. It may be nicer than this already.
                 unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 3) };
                 let before = attributes().unwrap();
                 raise(None, "test");
                 (before, attributes().unwrap())
             });
             assert_eq!(after.sched_runtime == 100_000, has_slices(), "{}", after.sched_runtime);
-            assert_eq!(after.sched_nice, 3);
+            assert_eq!(after.sched_nice, before.sched_nice);
             assert_eq!(after.sched_policy, before.sched_policy);
         }
 
@@ -265,14 +265,13 @@ mod tests {
                     }
                 });
                 let start = now();
-                while !yielder.is_crowded(now()) {
+                while !yielder.is_crowded(now()) && now().since(start) < Duration::from_mins(1) {
                     yielder.yield_now();
-                    assert!(now().since(start) < Duration::from_mins(1), "nobody noticed");
                 }
                 done.store(true, Ordering::Relaxed);
             });
             let noticed = now();
-            assert!(yielder.is_crowded(noticed));
+            assert!(yielder.is_crowded(noticed), "nobody noticed");
             assert!(!yielder.is_crowded(noticed.after(Yielder::REMEMBERED)), "for a while only");
         });
     }

@@ -99,8 +99,10 @@ fn memory_stays_within_the_budgets() {
         let mut run = Command::new(program);
         run.args(["--exact", "memory_stays_within_the_budgets", "--nocapture"]);
         let run = run.env(WHICH, which.to_string()).output().unwrap();
-        println!("{}", String::from_utf8_lossy(&run.stdout));
+        let told = String::from_utf8_lossy(&run.stdout);
+        println!("{told}");
         assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        assert!(told.contains("1 passed"), "it was not run");
     }
 }
 

@@ -43,9 +43,11 @@ struct Flight {
 
 impl<S: BlockStorage> Driven<S> {
     pub(crate) fn new(open: impl FnOnce(Waker) -> S) -> Self {
-        ask_for_short_slices();
         let waker = Waker::new().unwrap();
-        Self { disk: open(waker.clone()), waker, busy: now(), yielder: Yielder::default() }
+        let disk = open(waker.clone());
+        // As the loop does, but for threads that the next disk starts, which have them too.
+        ask_for_short_slices();
+        Self { disk, waker, busy: now(), yielder: Yielder::default() }
     }
 
     /// Lets time pass until there may be news. `since` is what was durable when last looked.

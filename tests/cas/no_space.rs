@@ -168,12 +168,11 @@ fn a_volume_that_waits_for_room_in_the_journal_can_be_finished() {
     let mut disk = store.attach("e1.0", size).unwrap();
     fill(&place.join("ballast"));
     // One place again and again, which takes no more memory.
-    let mut patience = 3000;
-    let mut version = 0;
+    let (mut version, mut patience) = (0, 3000);
     while patience > 0 {
         disk.progress();
         match disk.write(Lba(0), &noise(version)).unwrap() {
-            Accepted::Done(_) => version += 1,
+            Accepted::Done(_) => (version, patience) = (version + 1, 3000),
             Accepted::Later => {
                 patience -= 1;
                 std::thread::park_timeout(Duration::from_millis(1));

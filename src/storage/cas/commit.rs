@@ -44,6 +44,8 @@ use crate::storage::journal::{Medium, Reclaimer, Sequence};
 
 /// How long after a commit that failed the next one is tried, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// A front end that has not answered within this time may have nobody who drives it.
+const ANSWERED_SOON: Duration = Duration::from_secs(1);
 /// Somebody who has used a volume within this time is taken to be using it.
 const ACTIVE_SECONDS: u64 = 10;
 /// How often it is looked whether somebody does.
@@ -215,7 +217,10 @@ type Asked = (Edit, Reply<Edited>);
 enum Phase {
     Idle,
     /// Front ends were asked for their generations, each with the request that it has to answer.
-    Freezing(Vec<(VolumeNumber, u64)>),
+    Freezing {
+        asked: Vec<(VolumeNumber, u64)>,
+        since: Instant,
+    },
     /// Blocks are prepared and stored.
     Blocks(Vec<VolumeJob>),
     /// Trees, manifest and root slot are next.
@@ -366,23 +371,29 @@ impl<M: Medium> Committer<M> {
             return if self.closing.is_some() { Step::Ended } else { Step::Idle };
         }
         match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Idle if self.wants_commit(now) => self.begin(),
+            Phase::Idle if self.wants_commit(now) => self.begin(now),
             Phase::Idle if self.closing.is_some() => return Step::Ended,
             Phase::Idle => {
                 if self.shared.is_closing() {
                     self.shared.set_barren(true);
+                    // It may have waited for whether what it passed on makes room.
+                    self.shared.journal_bell.ring();
                 }
                 return if busy { Step::Done } else { Step::Idle };
             }
-            Phase::Freezing(asked) => {
+            Phase::Freezing { asked, since } => {
                 if !self.is_frozen(&asked) {
                     if !self.shared.is_closing() {
-                        self.phase = Phase::Freezing(asked);
+                        if now.since(since) >= ANSWERED_SOON {
+                            self.shared.set_barren(true);
+                        }
+                        self.phase = Phase::Freezing { asked, since };
                         return if busy { Step::Done } else { Step::Idle };
                     }
                     // Whoever drove them may be the one who waits for the end.
                     self.refuse();
                 }
+                self.shared.set_barren(false);
                 self.phase = Phase::Blocks(self.jobs());
             }
             Phase::Blocks(mut jobs) => match self.store_some(&mut jobs) {
@@ -401,7 +412,8 @@ impl<M: Medium> Committer<M> {
     /// When there is something to do at the latest, if nobody rings.
     pub(super) fn wake_at(&self, now: Instant) -> Instant {
         let soon = now.after(SAMPLE);
-        match self.retry {
+        let retries = !self.shared.is_stopped() && !self.shared.is_closing();
+        match self.retry.filter(|_| retries) {
             Some(at) => at.min(soon),
             None if self.retiring.is_empty() => soon,
             None => now.after(Duration::from_millis(5)),
@@ -500,8 +512,9 @@ impl<M: Medium> Committer<M> {
     }
 
     /// Begins a commit: asks front ends for what they have.
-    fn begin(&mut self) {
+    fn begin(&mut self, now: Instant) {
         self.retry = None;
+        self.shared.set_barren(false);
         self.edits.0.append(&mut self.edits.1);
         self.waiting.0.append(&mut self.waiting.1);
         let mut asked = Vec::new();
@@ -514,7 +527,7 @@ impl<M: Medium> Committer<M> {
                 asked.push((*number, volume.shared.ask()));
             }
         }
-        self.phase = Phase::Freezing(asked);
+        self.phase = Phase::Freezing { asked, since: now };
     }
 
     fn is_frozen(&self, asked: &[(VolumeNumber, u64)]) -> bool {
@@ -625,7 +638,7 @@ impl<M: Medium> Committer<M> {
     }
 
     fn succeed(&mut self, now: Instant) {
-        self.shared.set_barren(false);
+        self.shared.note_commit();
         self.last_commit = now;
         self.retry_wait = RETRY.0;
         self.commits += 1;

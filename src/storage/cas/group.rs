@@ -94,7 +94,9 @@ impl<M: Medium> GroupCommitter<M> {
         // Asked before: room that is made until then is found.
         let hopeless = self.closing && self.store.is_barren();
         let room = self.appender.begin();
-        if let Some(segment) = self.appender.take_retired() {
+        let retired = self.appender.take_retired();
+        let may_get_room = retired.is_some();
+        if let Some(segment) = retired {
             let numbers = std::mem::take(&mut self.numbers);
             // Nobody listens only when the other thread has panicked: then there will be no room.
             let _ = self.uses.send(SegmentUse { segment, numbers });
@@ -102,7 +104,7 @@ impl<M: Medium> GroupCommitter<M> {
         }
         self.store.set_journal_full(room == Room::None);
         if room == Room::None {
-            if hopeless {
+            if hopeless && !may_get_room {
                 log::error!(
                     "archive {}: closed without what its journal has no room for, none of which was \
                      acknowledged",

@@ -6,12 +6,14 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
+use std::time::Duration;
 
 use super::VolumeNumber;
 use super::budget::Budget;
 use super::id::TreeRoot;
 use super::overlay::Generation;
 use super::reader::Reader;
+use crate::clock::Instant;
 use crate::units::{Lba, Sectors};
 use crate::wake::Waker;
 
@@ -71,9 +73,12 @@ pub(super) struct StoreShared {
     closing: AtomicBool,
     /// The journal has no room for what waits.
     journal_full: AtomicBool,
-    /// Commits make no room in the journal for now: the last one has failed, or there is nothing left to
-    /// commit.
+    /// Commits make no room in the journal for now: the last one has failed, one waits for somebody who does
+    /// not answer, or there is nothing left to commit.
     barren: AtomicBool,
+    /// Since when what is on its way waits for room that does not come, as far as was looked; 0 if it does
+    /// not. In nanoseconds.
+    stuck_since: AtomicU64,
 }
 
 impl StoreShared {
@@ -97,6 +102,7 @@ impl StoreShared {
             closing: AtomicBool::new(false),
             journal_full: AtomicBool::new(false),
             barren: AtomicBool::new(false),
+            stuck_since: AtomicU64::new(0),
         }
     }
 
@@ -108,6 +114,8 @@ impl StoreShared {
                  again, which brings in from the journal what was acknowledged",
                 self.name
             );
+            self.journal_bell.ring();
+            self.commit_bell.ring();
         }
     }
 
@@ -142,9 +150,21 @@ impl StoreShared {
         self.barren.load(Ordering::SeqCst)
     }
 
-    /// Whether what is on its way into the journal waits for room that does not come for now.
-    pub(super) fn is_stuck(&self) -> bool {
-        self.journal_full.load(Ordering::Relaxed) && self.is_barren()
+    /// Notes that a commit was made.
+    pub(super) fn note_commit(&self) {
+        self.set_barren(false);
+        self.stuck_since.store(0, Ordering::Relaxed);
+    }
+
+    /// How long what is on its way into the journal has been seen to wait for room that does not come;
+    /// since the last commit, whoever looked.
+    pub(super) fn stuck_for(&self, now: Instant) -> Duration {
+        if !(self.journal_full.load(Ordering::Relaxed) && self.is_barren()) {
+            return Duration::ZERO;
+        }
+        let (relaxed, nanos) = (Ordering::Relaxed, now.nanos().max(1));
+        let since = self.stuck_since.compare_exchange(0, nanos, relaxed, relaxed);
+        now.since(Instant::from_nanos(since.err().unwrap_or(nanos)))
     }
 
     /// Counts bytes that were written, and calls for a commit when there are enough.
@@ -227,10 +247,9 @@ impl VolumeShared {
     /// Tells that nothing after what is durable will ever be; it is called done with all the same,
     /// for its outcome to be asked.
     pub(super) fn fail(&self) {
-        if self.failed_from.load(Ordering::Acquire) == u64::MAX {
-            let from = self.journalled().saturating_add(1);
-            self.failed_from.store(from, Ordering::Release);
-        }
+        // Two threads may come here at once: the second one finds nothing that is not durable.
+        let from = self.journalled().saturating_add(1);
+        self.failed_from.fetch_min(from, Ordering::AcqRel);
         self.set_journalled(u64::MAX);
     }
 

@@ -32,7 +32,7 @@ use crate::units::{Lba, SECTOR_SIZE, Sectors};
 
 /// How often a front end that closes looks whether its last writes are durable.
 const DURABLE_SOON: Duration = Duration::from_millis(1);
-/// How long it waits for that, at least, where commits fail.
+/// How long front ends that close wait for room in the journal that does not come.
 const FINISH_PATIENCE: Duration = Duration::from_secs(5);
 /// Buffers for writes on their way into the journal; few in tests, so that they run out.
 const BUFFERS: usize = if cfg!(test) { 24 } else { SLOTS };
@@ -393,15 +393,14 @@ impl BlockStorage for CasVolume {
     }
 
     /// Waits until everything is in the journal, and hands over what is not in the tree: a commit
-    /// brings it there, or the replay after a crash. Where the journal is full, and commits that would make
-    /// room in it fail, it waits for [`FINISH_PATIENCE`].
+    /// brings it there, or the replay after a crash. Where the journal is full, and commits make no room in
+    /// it, all volumes of a store together wait for [`FINISH_PATIENCE`].
     fn finish(&mut self) -> Result<(), Fault> {
         let Some(writing) = &self.writing else { return Ok(()) };
         let (shared, last) = (Arc::clone(&writing.shared), writing.last);
-        let give_up_at = clock::now().after(FINISH_PATIENCE);
         let mut durable = writing.finished || shared.journalled() >= last;
         while !durable {
-            if self.store.is_stuck() && clock::now() >= give_up_at {
+            if self.store.stuck_for(clock::now()) >= FINISH_PATIENCE {
                 break;
             }
             self.store.journal_bell.ring();

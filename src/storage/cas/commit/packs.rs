@@ -50,7 +50,7 @@ impl PackSizes {
         (Self { data: part(DATA_PACK), meta: part(META_PACK) }, bytes - packs)
     }
 }
-/// Packs of one block each that are put together.
+/// Packs of one block each that are put together, unless they have as many octets as a pack of many.
 const LOOSE_GROUP: usize = if cfg!(test) { 4 } else { 128 };
 
 /// In a manifest, the name of the pack that it is in itself, which nobody can know before.
@@ -293,7 +293,8 @@ impl Packs {
             return self.put(vec![sealed]);
         }
         self.loose.push(self.data.seal());
-        if self.loose.len() < LOOSE_GROUP {
+        let octets: usize = self.loose.iter().map(|sealed| sealed.octets.len()).sum();
+        if self.loose.len() < LOOSE_GROUP && octets < self.sizes.data {
             return Ok(());
         }
         let loose = std::mem::take(&mut self.loose);

@@ -137,9 +137,14 @@ impl Reads {
         }
     }
 
-    /// Lets go of blocks that nobody wants: whoever waited for them has had the time to ask again.
+    /// Lets go of blocks that nobody wants: whoever waited for them has had the time to ask again, and waits
+    /// for no others.
     pub(super) fn forget_unwanted(&mut self) {
-        if !self.blocks.is_empty() && clock::now().since(self.came) >= KEPT {
+        let is_wanted = |fetch: &Fetch| fetch.purpose == Purpose::Read;
+        if !self.blocks.is_empty()
+            && !self.outstanding.iter().any(is_wanted)
+            && clock::now().since(self.came) >= KEPT
+        {
             self.blocks.clear();
         }
     }
