@@ -50,6 +50,7 @@ impl PackSizes {
         (Self { data: part(DATA_PACK), meta: part(META_PACK) }, bytes - packs)
     }
 }
+
 /// Packs of one block each that are put together, unless they have as many octets as a pack of many.
 const LOOSE_GROUP: usize = if cfg!(test) { 4 } else { 128 };
 
