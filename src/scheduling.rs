@@ -21,7 +21,7 @@ const USUAL_SLICE: Duration = Duration::ZERO;
 ///
 /// Linux does so from 6.12 on; before, nothing changes. A thread with a real-time priority stays as it
 /// is.
-pub fn ask_for_short_slices() {
+fn ask_for_short_slices() {
     slices(SHORT_SLICE);
 }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use aoe_server::clock::{Instant, now};
-use aoe_server::scheduling::{Yielder, ask_for_short_slices};
+use aoe_server::scheduling::Yielder;
 use aoe_server::storage::{Accepted, BlockStorage, Ready, Ticket};
 use aoe_server::units::Lba;
 use aoe_server::wake::Waker;
@@ -44,10 +44,7 @@ struct Flight {
 impl<S: BlockStorage> Driven<S> {
     pub(crate) fn new(open: impl FnOnce(Waker) -> S) -> Self {
         let waker = Waker::new().unwrap();
-        let disk = open(waker.clone());
-        // As the loop does, but for threads that the next disk starts, which have them too.
-        ask_for_short_slices();
-        Self { disk, waker, busy: now(), yielder: Yielder::default() }
+        Self { disk: open(waker.clone()), waker, busy: now(), yielder: Yielder::default() }
     }
 
     /// Lets time pass until there may be news. `since` is what was durable when last looked.

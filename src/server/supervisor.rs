@@ -21,7 +21,6 @@ use crate::engine::{AddressTaken, Export};
 use crate::link::Link;
 use crate::link::interface::OpenError;
 use crate::protocol::{Address, MacAddr};
-use crate::scheduling;
 use crate::storage::journal::{FileJournal, JournalError, JournalOptions};
 use crate::storage::{BlockStorage, Fault};
 
@@ -412,7 +411,6 @@ fn spawn<L: Link + Send + 'static>(
         if let Some(cpu) = cpu {
             pin(cpu);
         }
-        scheduling::ask_for_short_slices();
         listener.run(idle);
         listener.into_parts().0
     })
