@@ -394,7 +394,7 @@ impl BlockStorage for CasVolume {
 
     /// Waits until everything is in the journal, and hands over what is not in the tree: a commit
     /// brings it there, or the replay after a crash. Where the journal is full, and commits make no room in
-    /// it, all volumes of a store together wait for [`FINISH_PATIENCE`].
+    /// it, all volumes of a store together wait for five seconds.
     fn finish(&mut self) -> Result<(), Fault> {
         let Some(writing) = &self.writing else { return Ok(()) };
         let (shared, last) = (Arc::clone(&writing.shared), writing.last);
