@@ -50,6 +50,16 @@ pub struct FsckOptions {
 /// Who is told how far it has come.
 pub(super) type Progress<'a> = &'a mut dyn FnMut(FsckProgress);
 
+/// What a store is kept in that is read through.
+pub(super) struct ExaminedMedia<'a, R, J> {
+    pub(super) blobs: &'a dyn BlobStore,
+    /// `None` when they are not there.
+    pub(super) roots: Option<&'a R>,
+    pub(super) journal: Result<J, JournalError>,
+    /// The same.
+    pub(super) index: Option<Runs>,
+}
+
 /// Reads through a store that nobody has open.
 pub(super) fn fsck(
     path: &Path,
@@ -58,19 +68,35 @@ pub(super) fn fsck(
 ) -> Result<FsckReport, CasError> {
     let ExaminedFiles { blobs, roots, journal, index } =
         examine_files(path, options.journal.as_deref())?;
+    let open = |index: PathBuf| match FileRuns::open(&index) {
+        Ok(runs) => Ok(Runs::File(runs)),
+        Err(source) => Err(CasError::Io { op: "open", path: index, source }),
+    };
+    let index = index.map(open).transpose()?;
+    let media = ExaminedMedia { blobs: &blobs, roots: roots.as_ref(), journal, index };
+    examine(path, media, progress)
+}
+
+/// The same, wherever its parts are.
+pub(super) fn examine(
+    path: &Path,
+    media: ExaminedMedia<'_, impl Medium, impl Medium>,
+    progress: Progress<'_>,
+) -> Result<FsckReport, CasError> {
+    let ExaminedMedia { blobs, roots, journal, index } = media;
     let mut check = Check::new(path, progress);
-    let slots = match &roots {
+    let slots = match roots {
         Some(roots) => check.slots(roots)?,
         None => Vec::new(),
     };
-    let Some(found) = check.state(&blobs, &slots)? else {
-        check.unlisted(&blobs, &PackTable::default())?;
+    let Some(found) = check.state(blobs, &slots)? else {
+        check.unlisted(blobs, &PackTable::default())?;
         return Ok(check.report);
     };
     check.journal(journal, &found.slot)?;
-    let index = check.open_index(index, &found.manifest)?;
-    check.unlisted(&blobs, &found.packs)?;
-    check.all(&blobs, &found.manifest, &found.packs, index.as_ref(), false);
+    let index = check.open_index(index, &found.manifest);
+    check.unlisted(blobs, &found.packs)?;
+    check.all(blobs, &found.manifest, &found.packs, index.as_ref(), false);
     Ok(check.report)
 }
 
@@ -236,23 +262,17 @@ impl<'p> Check<'p> {
     }
 
     /// Opens the index, if there is one that can be used.
-    fn open_index(
-        &mut self,
-        path: Option<PathBuf>,
-        manifest: &Manifest,
-    ) -> Result<Option<Index<Runs>>, CasError> {
+    fn open_index(&mut self, runs: Option<Runs>, manifest: &Manifest) -> Option<Index<Runs>> {
         let unused = |why: &str| Finding::IndexUnused { why: why.into() };
-        let Some(path) = path else {
+        let Some(runs) = runs else {
             self.find(unused("it is not there"));
-            return Ok(None);
+            return None;
         };
-        let runs =
-            FileRuns::open(&path).map_err(|source| CasError::Io { op: "open", path, source })?;
-        let Opened { index, unusable } = match Index::open(Runs::File(runs), manifest.store) {
+        let Opened { index, unusable } = match Index::open(runs, manifest.store) {
             Ok(opened) => opened,
             Err(error) => {
                 self.find(Finding::IndexDamaged { why: chain(&error) });
-                return Ok(None);
+                return None;
             }
         };
         for error in unusable {
@@ -260,9 +280,9 @@ impl<'p> Check<'p> {
         }
         if index.covered().is_some_and(|covered| covered >= manifest.next_pack) {
             self.find(unused("it is of a later state"));
-            return Ok(None);
+            return None;
         }
-        Ok(Some(index))
+        Some(index)
     }
 
     /// Blobs that no list names.

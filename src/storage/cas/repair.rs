@@ -25,7 +25,7 @@ use super::runs::Runs;
 use super::store::files::{MendedFiles, mend_files};
 use super::{FrameKind, StoreId, VolumeNumber};
 use crate::blob::file::FileBlobStore;
-use crate::blob::{BLOB_MAX, BlobId, BlobInfo, BlobPrefix, BlobStore as _};
+use crate::blob::{BLOB_MAX, BlobId, BlobInfo, BlobPrefix, BlobStore};
 use crate::storage::journal::{JournalId, Scan, Sequence};
 
 /// Entries in memory from which on the index is written.
@@ -51,18 +51,30 @@ pub(super) fn repair_index(
 ) -> Result<IndexRepair, CasError> {
     let MendedFiles { blobs, roots, index, .. } = mend_files(path)?;
     let roots = roots.ok_or_else(|| CasError::NoRoots { path: path.into() })?;
-    let Found { manifest, packs, .. } = find(path, &blobs, &roots)?;
+    let found = find(path, &blobs, &roots)?;
+    let runs = FileRuns::open(&index);
+    let runs = runs.map_err(|source| CasError::Io { op: "open", path: index, source })?;
+    make_index(path, &blobs, &found, Runs::File(runs), progress)
+}
+
+/// Makes the index of a state anew, in place of what `runs` has.
+pub(super) fn make_index(
+    path: &Path,
+    blobs: &dyn BlobStore,
+    found: &Found,
+    runs: Runs,
+    progress: &mut dyn FnMut(FsckProgress),
+) -> Result<IndexRepair, CasError> {
+    let Found { manifest, packs, .. } = found;
     let failed = |error: super::index::IndexError| CasError::Unreadable {
         path: path.into(),
         why: Why::from(error).0,
     };
-    let runs = FileRuns::open(&index);
-    let runs = runs.map_err(|source| CasError::Io { op: "open", path: index.clone(), source })?;
-    let index = Index::create(Runs::File(runs), manifest.store).map_err(failed)?;
+    let index = Index::create(runs, manifest.store).map_err(failed)?;
     let mut repair = IndexRepair::default();
     let of = packs.iter().count() as u64;
     for (done, pack) in (1..).zip(packs.iter()) {
-        let (frames, damage) = frames_of(&blobs, &pack);
+        let (frames, damage) = frames_of(blobs, &pack);
         let count = frames.len() as u64;
         match damage {
             Some(why) if frames.is_empty() => repair.unusable.push((pack.id, why)),

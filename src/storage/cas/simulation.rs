@@ -6,6 +6,7 @@
 //! read on the way is compared, too. A seed that fails does so each time:
 //! `AOE_SEED=123 cargo test cas::simulation`; `AOE_SEEDS=100000` tries that many, from `AOE_FIRST` on.
 
+mod care;
 mod edits;
 mod fronts;
 mod life;
@@ -93,6 +94,11 @@ struct Counts {
     edits: u64,
     failed_commits: u64,
     replayed: u64,
+    /// How often it was read through, and how often its index was mended.
+    examined: u64,
+    mended: u64,
+    /// Sectors that were lost with what was damaged.
+    lost: u64,
 }
 
 impl Counts {
@@ -104,6 +110,9 @@ impl Counts {
         self.edits += other.edits;
         self.failed_commits += other.failed_commits;
         self.replayed += other.replayed;
+        self.examined += other.examined;
+        self.mended += other.mended;
+        self.lost += other.lost;
     }
 }
 
@@ -498,7 +507,9 @@ fn a_store_has_what_was_acknowledged_whatever_moment_the_power_is_cut() {
     }
     println!("{seeds} seeds: {sum:?}");
     assert!(
-        sum.commits > 4 * sum.crashes && sum.acknowledged > 20 * sum.crashes,
+        sum.commits > 4 * sum.crashes
+            && sum.acknowledged > 20 * sum.crashes
+            && 8 * sum.examined > sum.crashes,
         "too little happens"
     );
 }

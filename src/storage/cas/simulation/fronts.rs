@@ -194,43 +194,36 @@ fn compare(name: &str, start: u64, content: &[u8], wanted: &[u64]) {
     }
 }
 
-/// Reads a whole disk and compares it; tells whether all of it could be read. `step` lets others work.
+/// Reads a whole disk and compares it; tells the sectors that could not be read. `step` lets others work.
 pub(super) fn compare_all(
     name: &str,
     volume: &mut CasVolume,
     wanted: &State,
     excuse: Excuse,
     mut step: impl FnMut(),
-) -> bool {
+) -> Vec<u64> {
     assert_eq!(volume.info().size.0, wanted.sectors(), "{name} has another size");
-    let mut whole = true;
-    let mut start = 0;
-    while start < wanted.sectors() {
-        let count = SPAN.min(wanted.sectors() - start);
+    let mut unread = Vec::new();
+    let mut read = |start: u64, count: u64| -> Result<(), Fault> {
         let part = usize::try_from(start).unwrap()..usize::try_from(start + count).unwrap();
         let mut into = vec![0xa5; part.len() * SECTOR_SIZE];
         let mut tries = 0;
-        loop {
-            match volume.read(Lba(start), &mut into) {
-                Ok(Ready::Done) => {
-                    compare(name, start, &into, &wanted.0[part]);
-                    break;
-                }
-                Ok(Ready::Later) => {
-                    while !volume.progress() {
-                        assert!(tries < 1000, "{name}: a read waits for ever");
-                        tries += 1;
-                        step();
-                    }
-                }
-                Err(fault) => {
-                    assert!(excuse.unreadable, "{name}, {start}: fails for no reason: {fault}");
-                    whole = false;
-                    break;
-                }
+        while volume.read(Lba(start), &mut into)? == Ready::Later {
+            while !volume.progress() {
+                assert!(tries < 1000, "{name}: a read waits for ever");
+                tries += 1;
+                step();
             }
         }
-        start += count;
+        compare(name, start, &into, &wanted.0[part]);
+        Ok(())
+    };
+    for start in (0..wanted.sectors()).step_by(usize::try_from(SPAN).unwrap()) {
+        let count = SPAN.min(wanted.sectors() - start);
+        if let Err(fault) = read(start, count) {
+            assert!(excuse.unreadable, "{name}, {start}: fails for no reason: {fault}");
+            unread.extend((start..start + count).filter(|sector| read(*sector, 1).is_err()));
+        }
     }
-    whole
+    unread
 }

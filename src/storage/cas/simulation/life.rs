@@ -8,6 +8,7 @@ use super::super::error::chain;
 use super::super::group::{GroupRequest, Step};
 use super::super::recover::{OpenStore, recover};
 use super::super::request::Request;
+use super::care::{Unread, agree};
 use super::fronts::compare_all;
 use super::{Awake, Bug, FOUND, Machine, PATIENCE, is_planted, some_limits};
 use crate::blob::fault::BlobFaultRates;
@@ -95,12 +96,19 @@ impl Machine {
         }
         (self.armed, self.crippled) = (false, false);
         self.spoil_index();
+        if self.chance.one_in(4) {
+            self.examine();
+        }
     }
 
     /// The index is of no importance: parts of it go now and then. When some of it is damaged, which
-    /// shows in errors, it is thrown away after the next crash.
+    /// shows in errors, it is mended or thrown away after the next crash.
     fn spoil_index(&mut self) {
-        let is_rotten = std::mem::take(&mut self.index_is_rotten);
+        let mut is_rotten = std::mem::take(&mut self.index_is_rotten);
+        if is_rotten && self.chance.one_in(2) {
+            self.mend_index();
+            is_rotten = false;
+        }
         let some = self.chance.one_in(5);
         for name in self.media.runs.names() {
             if is_rotten || some && self.chance.one_in(2) {
@@ -133,14 +141,21 @@ impl Machine {
             blobs.damage(ids[place]);
         }
         (self.armed, self.crippled) = (true, true);
+        let report = self.read_through();
         let opened = recover(self.media.handed_out(), &self.options, self.now);
         if let Some(manifest) = FOUND.take() {
             self.resolve(&manifest);
         }
         // Without its manifest there is no store.
         if let Ok(store) = opened {
+            let nothing_written = store.recovered.writes == 0;
             self.take_over(store);
-            self.check(false);
+            let unread = self.check(false);
+            if !self.index_is_rotten {
+                agree(&unread, &report, nothing_written);
+                self.counts.lost +=
+                    unread.iter().map(|part| part.sectors.len() as u64).sum::<u64>();
+            }
         }
     }
 
@@ -210,8 +225,8 @@ impl Machine {
         }
     }
 
-    /// Compares all that there is.
-    pub(super) fn check(&mut self, closed: bool) {
+    /// Compares all that there is, and tells what of it cannot be read.
+    pub(super) fn check(&mut self, closed: bool) -> Vec<Unread> {
         if closed {
             let recovered = self.store().recovered.writes;
             assert_eq!(recovered, 0, "a store that was closed has something in its journal");
@@ -228,10 +243,12 @@ impl Machine {
         }
         let excuse = self.excuse();
         let shared = &self.store.as_ref().unwrap().shared;
+        let mut unread = Vec::new();
         for front in &mut self.fronts {
             let state = self.model.volumes[&front.name].current();
             let step = || _ = shared.reader.pool.step(&shared.reader);
-            compare_all(&front.name, &mut front.volume, &state, excuse, step);
+            let sectors = compare_all(&front.name, &mut front.volume, &state, excuse, step);
+            unread.push(Unread { volume: front.name.clone(), snapshot: None, sectors });
         }
         let snapshots: Vec<_> = self
             .model
@@ -242,19 +259,22 @@ impl Machine {
         for (volume, snapshot) in snapshots {
             if self.chance.one_in(2) {
                 self.export(&volume, &snapshot);
-                self.use_last_export();
+                let sectors = self.use_last_export();
+                unread.push(Unread { volume, snapshot: Some(snapshot), sectors });
             }
         }
         // Some go on being used.
         self.fronts.retain(|_| self.chance.one_in(2));
+        unread
     }
 
-    fn use_last_export(&mut self) {
+    fn use_last_export(&mut self) -> Vec<u64> {
         let excuse = self.excuse();
         let (mut export, state) = self.exports.pop().unwrap();
         let shared = &self.store.as_ref().unwrap().shared;
         let step = || _ = shared.reader.pool.step(&shared.reader);
-        compare_all("a snapshot", &mut export, &state, excuse, step);
+        let unread = compare_all("a snapshot", &mut export, &state, excuse, step);
         self.counts.snapshots += 1;
+        unread
     }
 }

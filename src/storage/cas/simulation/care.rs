@@ -1,0 +1,83 @@
+//! What its keeper does with a store that nobody has open: it is read through, and its index is mended.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::super::error::chain;
+use super::super::fsck::{ExaminedMedia, Finding, FsckReport, Severity, examine};
+use super::super::recover::find;
+use super::super::repair::make_index;
+use super::super::runs::Runs;
+use super::Machine;
+
+/// Where errors say that the store is.
+const PATH: &str = "simulated";
+
+/// Sectors of a volume, or of a snapshot of one, that could not be read.
+#[derive(Debug)]
+pub(super) struct Unread {
+    pub(super) volume: String,
+    pub(super) snapshot: Option<String>,
+    pub(super) sectors: Vec<u64>,
+}
+
+impl Machine {
+    /// Reads the store through, as `store fsck` does.
+    pub(super) fn read_through(&self) -> FsckReport {
+        let media = ExaminedMedia {
+            blobs: &*self.media.blobs,
+            roots: Some(&self.media.roots),
+            journal: Ok(self.media.journal.clone()),
+            index: Some(Runs::Memory(self.media.runs.clone())),
+        };
+        let read = examine(Path::new(PATH), media, &mut |_| ());
+        read.unwrap_or_else(|error| panic!("it cannot be read through: {}", chain(&error)))
+    }
+
+    /// Whatever moment the power was cut, nothing is wrong with what is stored.
+    pub(super) fn examine(&mut self) {
+        let report = self.read_through();
+        for finding in &report.findings {
+            let expected = match finding {
+                // It was being written.
+                Finding::RootSlot { .. } => true,
+                Finding::IndexDamaged { .. } => self.index_is_rotten,
+                _ => finding.severity() == Severity::Note,
+            };
+            assert!(expected, "read through: {finding}");
+        }
+        assert_eq!(report.lost, [], "read through");
+        self.counts.examined += 1;
+    }
+
+    /// Makes the index anew, as `store repair --index` does.
+    pub(super) fn mend_index(&mut self) {
+        let (path, blobs) = (Path::new(PATH), &*self.media.blobs);
+        let mended = find(path, blobs, &self.media.roots).and_then(|found| {
+            let runs = Runs::Memory(self.media.runs.clone());
+            make_index(path, blobs, &found, runs, &mut |_| ())
+        });
+        let mended = mended.unwrap_or_else(|error| panic!("not mended: {}", chain(&error)));
+        assert_eq!((mended.searched, mended.unusable), (Vec::new(), Vec::new()));
+        self.examine();
+        self.counts.mended += 1;
+    }
+}
+
+/// Holds what could not be read against what reading the store through has found: no more is lost than
+/// that, and no less if nothing was written since.
+pub(super) fn agree(unread: &[Unread], report: &FsckReport, nothing_written: bool) {
+    for Unread { volume, snapshot, sectors } in unread {
+        let of_it = report.lost.iter().filter(|lost| {
+            lost.volume == *volume && lost.snapshot.as_deref() == snapshot.as_deref()
+        });
+        let lost: BTreeSet<u64> =
+            of_it.flat_map(|lost| lost.lba.0..lost.lba.0 + lost.sectors.0).collect();
+        let unread: BTreeSet<u64> = sectors.iter().copied().collect();
+        let name = || format!("{volume}@{}", snapshot.as_deref().unwrap_or(""));
+        let untold: Vec<_> = unread.difference(&lost).collect();
+        assert!(untold.is_empty(), "{}: {untold:?} cannot be read, and fsck finds nothing", name());
+        let told: Vec<_> = lost.difference(&unread).collect();
+        assert!(told.is_empty() || !nothing_written, "{}: {told:?} are not lost", name());
+    }
+}
