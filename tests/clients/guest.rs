@@ -12,6 +12,8 @@ const END: &str = "\n@@";
 const BOOT: Duration = Duration::from_secs(90);
 /// How long a command may take if nobody says otherwise.
 const USUAL: Duration = Duration::from_mins(1);
+/// What its kernel log says when the driver stood still by its own fault; see `guest/init`.
+const RESTED: &str = "rests with work to do";
 
 /// How a command ended.
 #[derive(Debug)]
@@ -123,8 +125,17 @@ impl Guest {
         String::from_utf8_lossy(&octets).into_owned()
     }
 
+    /// Tells how often the driver had to be roused, which no server can help.
+    fn tell_rests(&self) {
+        let rests = self.console().matches(RESTED).count();
+        if rests > 0 {
+            println!("note   the driver has rested {rests} times with nothing on the wire");
+        }
+    }
+
     /// Switches it off, after it has written what it holds.
     pub(crate) fn power_off(mut self) {
+        self.tell_rests();
         self.begin("sync; poweroff -f");
         assert!(self.machine.ends(USUAL), "it does not end; its console:\n{}", self.console());
     }
