@@ -227,6 +227,11 @@ impl<S: BlobStore> FaultBlobStore<S> {
         self.state().damaged.insert(id);
     }
 
+    /// Puts all blobs back that were damaged.
+    pub fn put_back(&self) {
+        self.state().damaged.clear();
+    }
+
     /// How many calls took long so far.
     pub fn delays(&self) -> u64 {
         self.state().delays

@@ -23,7 +23,7 @@ use crate::octets::{
 };
 
 /// Sectors of the volume: 384 blocks of 4 KiB, in three leaves and a node on top.
-const SECTORS: u64 = 3072;
+pub(crate) const SECTORS: u64 = 3072;
 /// Those that were written again after the snapshot.
 const AGAIN: std::ops::Range<u64> = 64..256;
 /// Those that never were.
@@ -43,7 +43,7 @@ fn options() -> StoreOptions {
 }
 
 /// What a sector of the volume was at the time of the snapshot, or is since.
-fn expected(lba: u64, is_now: bool) -> [u8; 512] {
+pub(crate) fn expected(lba: u64, is_now: bool) -> [u8; 512] {
     match lba {
         _ if ZEROS.contains(&lba) => [0; 512],
         _ if is_now && AGAIN.contains(&lba) => stamp(lba, 2),
@@ -81,10 +81,10 @@ fn fill(disk: &mut CasVolume, sectors: std::ops::Range<u64>, is_now: bool) {
 }
 
 /// A copy of the store, to be damaged.
-struct Damaged(TempDir);
+pub(crate) struct Damaged(TempDir);
 
 impl Damaged {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::of(sound())
     }
 
@@ -94,11 +94,11 @@ impl Damaged {
         Self(directory)
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 
-    fn fsck(&self) -> FsckReport {
+    pub(crate) fn fsck(&self) -> FsckReport {
         let mut done = 0;
         let report = CasStore::fsck(self.path(), &FsckOptions::default(), &mut |_| done += 1);
         let report = report.unwrap();
@@ -108,7 +108,7 @@ impl Damaged {
 
     /// What is found, in words; and that a second look finds the same.
     #[track_caller]
-    fn finds(&self, codes: &[&str]) -> FsckReport {
+    pub(crate) fn finds(&self, codes: &[&str]) -> FsckReport {
         let report = self.fsck();
         let found: Vec<_> =
             report.findings.iter().map(aoe_server::storage::cas::Finding::code).collect();
@@ -117,12 +117,12 @@ impl Damaged {
         report
     }
 
-    fn open(&self) -> Result<CasStore, CasError> {
+    pub(crate) fn open(&self) -> Result<CasStore, CasError> {
         CasStore::open(self.path(), &options()).map(|(store, _)| store)
     }
 
     /// That what can be read is exactly what is not told as lost, and is what was written.
-    fn reads_but_for_what_is_lost(&self, report: &FsckReport) {
+    pub(crate) fn reads_but_for_what_is_lost(&self, report: &FsckReport) {
         let store = self.open().unwrap();
         Self::reads_of(&store, report);
         let scrubbed = store.scrub(&mut |_| ()).unwrap();
@@ -157,13 +157,13 @@ impl Damaged {
     }
 
     /// The pack with the blocks of the snapshot.
-    fn data(&self) -> Pack {
+    pub(crate) fn data(&self) -> Pack {
         let data = self.packs().into_iter().filter(Pack::has_blocks);
         data.max_by_key(|pack| pack.frames.len()).unwrap()
     }
 
     /// The frames of a kind, in the order of their packs.
-    fn frames(&self, kind: u8) -> Vec<Frame> {
+    pub(crate) fn frames(&self, kind: u8) -> Vec<Frame> {
         let frames = self.packs().into_iter().flat_map(|pack| pack.frames);
         frames.filter(|frame| frame.kind == kind).collect()
     }
@@ -179,7 +179,7 @@ impl Damaged {
 }
 
 /// Ranges as text: the disk, the first sector and the one after the last, and what is lost.
-fn lost(report: &FsckReport) -> Vec<String> {
+pub(crate) fn lost(report: &FsckReport) -> Vec<String> {
     let range = |range: &aoe_server::storage::cas::LostRange| {
         let snapshot = range.snapshot.as_ref().map_or(String::new(), |name| format!("@{name}"));
         let end = range.lba.0 + range.sectors.0;

@@ -7,6 +7,7 @@ mod basic;
 mod damage;
 mod disk;
 mod fixture;
+mod heal;
 mod no_space;
 mod octets;
 mod read_ahead;

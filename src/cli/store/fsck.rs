@@ -35,16 +35,7 @@ impl FsckCmd {
     /// When the archive cannot be looked at, or `out` not written to.
     pub(super) fn run(&self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let options = FsckOptions { journal: self.journal.clone() };
-        let mut bar = None;
-        let report = CasStore::fsck(&self.path, &options, &mut |told: FsckProgress| {
-            if told.phase == FsckPhase::Packs {
-                let bar = bar.get_or_insert_with(|| progress("reading", Some(told.of_bytes)));
-                bar.set_position(told.bytes);
-            }
-        })?;
-        if let Some(bar) = bar {
-            bar.finish_and_clear();
-        }
+        let report = reading_through(|progress| CasStore::fsck(&self.path, &options, progress))?;
         if self.json {
             writeln!(out, "{}", json_of(&report))?;
         } else {
@@ -52,6 +43,21 @@ impl FsckCmd {
         }
         Ok(if report.is_damaged() { ExitCode::from(NO) } else { ExitCode::SUCCESS })
     }
+}
+
+/// Shows how far what reads all packs has come.
+pub(super) fn reading_through<T>(read: impl FnOnce(&mut dyn FnMut(FsckProgress)) -> T) -> T {
+    let mut bar = None;
+    let result = read(&mut |told: FsckProgress| {
+        if told.phase == FsckPhase::Packs {
+            let bar = bar.get_or_insert_with(|| progress("reading", Some(told.of_bytes)));
+            bar.set_position(told.bytes);
+        }
+    });
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    result
 }
 
 fn severity(finding: &Finding) -> &'static str {

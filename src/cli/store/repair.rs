@@ -7,19 +7,20 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::super::{NO, complain};
+use super::fsck::reading_through;
 use crate::storage::cas::{
     CasError, CasStore, IndexRepair, JournalRelation, RepairRootsOptions, RootsRepair,
 };
 
 /// Make anew what an archive can have made of the rest of it
 ///
-/// No server may have it open. Exits with 1 when it cannot be mended, or need not be.
+/// No server may have it open. Exits with 1 when something of it cannot be mended, or nothing need be.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub(super) struct RepairCmd {
     /// The directory of the archive
     path: PathBuf,
-    /// Throw the index away and make it of what is in the packs
+    /// Throw the index away and make it of what is in the packs, all of which are read
     #[arg(long, conflicts_with = "roots", required_unless_present = "roots")]
     index: bool,
     /// Make the root slots anew: find the newest state that is there in full
@@ -61,9 +62,10 @@ impl RepairCmd {
                 Err(error) => Err(error.into()),
             };
         }
-        let repair = CasStore::repair_index(&self.path, &mut |_| ())?;
+        let repair = reading_through(|progress| CasStore::repair_index(&self.path, progress))?;
         self.tell_index(&repair, out)?;
-        Ok(if repair.unusable.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(NO) })
+        let whole = repair.unusable.is_empty() && repair.damaged.is_empty();
+        Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(NO) })
     }
 
     fn tell_index(&self, repair: &IndexRepair, out: &mut impl Write) -> std::io::Result<()> {
@@ -75,6 +77,7 @@ impl RepairCmd {
                 "path": path.to_string(),
                 "packs": repair.packs,
                 "entries": repair.entries,
+                "damaged": repair.damaged.iter().map(searched).collect::<Vec<_>>(),
                 "searched": repair.searched.iter().map(searched).collect::<Vec<_>>(),
                 "unusable": repair.unusable.iter().map(unusable).collect::<Vec<_>>(),
             });
@@ -82,6 +85,9 @@ impl RepairCmd {
         }
         for (pack, frames) in &repair.searched {
             writeln!(out, "pack {pack} is damaged: {frames} frames were found in it")?;
+        }
+        for (pack, frames) in &repair.damaged {
+            writeln!(out, "pack {pack} is damaged: {frames} frames of it are lost")?;
         }
         for (pack, why) in &repair.unusable {
             writeln!(out, "pack {pack} cannot be used: {why}")?;

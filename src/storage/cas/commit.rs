@@ -9,10 +9,11 @@
 
 mod blocks;
 mod edit;
+mod nodes;
 mod packs;
 mod publish;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use rtrb::{Consumer, Producer};
 
-use self::blocks::{Prepared, VolumeJob, prepare};
+use self::blocks::{Chunk, Prepared, VolumeJob, prepare};
 use self::edit::blocks_of;
 use self::packs::Packs;
 pub(super) use self::packs::{OWN_PACK, PackSizes};
@@ -29,15 +30,13 @@ use super::error::{CasError, ReadError, chain};
 use super::group::{GroupRequest, SegmentUse, Step};
 use super::index::IndexError;
 use super::manifest::Manifest;
-use super::node::Node;
 use super::overlay::Generation;
-use super::patch::base_of;
 use super::request::{Edit, Edited, Reply, Request};
 use super::shared::{HandedOver, News, StoreShared, View, VolumeShared};
 #[cfg(test)]
 use super::simulation::{Bug, is_planted};
-use super::tree::{NodeSource, TreeError};
-use super::{CommitSplit as Split, ContentId, FrameKind, VolumeNumber};
+use super::tree::TreeError;
+use super::{CommitSplit as Split, ContentId, VolumeNumber};
 use crate::blob::BlobError;
 use crate::clock::Instant;
 use crate::storage::journal::{Medium, Reclaimer, Sequence};
@@ -74,66 +73,6 @@ pub(super) enum Trouble {
 impl From<TreeError> for Trouble {
     fn from(error: TreeError) -> Self {
         Self::Read(error.into())
-    }
-}
-
-/// Nodes that are stored, and those that a commit has made.
-pub(super) struct CommitNodes {
-    shared: Arc<StoreShared>,
-    made: HashMap<ContentId, Arc<Node>>,
-    /// In the order they were made, with their octets.
-    new: Vec<(ContentId, Vec<u8>)>,
-    /// Blocks that changes have made.
-    blocks: Vec<(ContentId, Vec<u8>)>,
-}
-
-impl CommitNodes {
-    fn new(shared: Arc<StoreShared>) -> Self {
-        Self { shared, made: HashMap::new(), new: Vec::new(), blocks: Vec::new() }
-    }
-
-    /// Takes nodes that an operation on a tree has handed out.
-    fn take_in(&mut self, emitted: Vec<(ContentId, Vec<u8>)>) -> Result<(), ReadError> {
-        for (id, octets) in emitted {
-            if self.made.contains_key(&id) {
-                continue;
-            }
-            let node = Node::parse(&octets).map_err(|source| ReadError::Node { id, source })?;
-            self.made.insert(id, Arc::new(node));
-            self.new.push((id, octets));
-        }
-        Ok(())
-    }
-
-    /// The name of a block of which all octets after the first `keep` are zeros.
-    fn cut_block(&mut self, id: ContentId, keep: usize) -> Result<Option<ContentId>, ReadError> {
-        // It may be one that a change before this one has cut.
-        let made = self.blocks.iter().find(|(made, _)| *made == id);
-        let mut octets = match made {
-            Some((_, octets)) => octets.clone(),
-            None => self.shared.reader.block(id)?.to_vec(),
-        };
-        if let Some(base) = base_of(&octets, self.shared.block_bytes) {
-            return Err(ReadError::InPart { id, base });
-        }
-        octets[keep..].fill(0);
-        if octets.iter().all(|octet| *octet == 0) {
-            return Ok(None);
-        }
-        let id = ContentId::of(FrameKind::Block, &octets);
-        self.blocks.push((id, octets));
-        Ok(Some(id))
-    }
-}
-
-impl NodeSource for CommitNodes {
-    type Error = ReadError;
-
-    fn node(&self, id: ContentId, level: u8) -> Result<Arc<Node>, ReadError> {
-        match self.made.get(&id) {
-            Some(node) => Ok(Arc::clone(node)),
-            None => self.shared.reader.node(id, level),
-        }
     }
 }
 
@@ -562,9 +501,10 @@ impl<M: Medium> Committer<M> {
             return Ok(false);
         };
         let chunk = job.chunk(block_bytes);
-        let (prepared, split) =
+        let Chunk { prepared, orphans, split } =
             prepare(&self.shared.reader, job, chunk, block_bytes, self.threads)?;
         self.split.add(&split);
+        job.orphans.extend(orphans);
         let started = crate::clock::now();
         for prepared in prepared {
             let id = match prepared {

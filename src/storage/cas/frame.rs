@@ -28,6 +28,7 @@ impl FrameKind {
             Self::Manifest => 3,
             Self::PackList => 4,
             Self::Patch => 5,
+            Self::Orphan => 6,
         }
     }
 
@@ -39,6 +40,7 @@ impl FrameKind {
             3 => Some(Self::Manifest),
             4 => Some(Self::PackList),
             5 => Some(Self::Patch),
+            6 => Some(Self::Orphan),
             _ => None,
         }
     }
@@ -51,6 +53,7 @@ impl FrameKind {
             Self::Manifest => "manifest",
             Self::PackList => "list of packs",
             Self::Patch => "patch",
+            Self::Orphan => "orphan",
         }
     }
 
@@ -58,7 +61,7 @@ impl FrameKind {
     const fn raw_max(self) -> usize {
         match self {
             // A patch lacks more of a block than it has besides.
-            Self::Block | Self::Node | Self::Patch => BLOCK_MAX,
+            Self::Block | Self::Node | Self::Patch | Self::Orphan => BLOCK_MAX,
             Self::Manifest | Self::PackList => BLOB_MAX,
         }
     }

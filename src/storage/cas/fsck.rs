@@ -19,8 +19,8 @@ mod trees;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-pub(super) use self::packs::frames_of;
-use self::packs::{PackCheck, PackStates, places_of};
+use self::packs::places_of;
+pub(super) use self::packs::{PackCheck, PackStates, frames_of};
 pub use self::report::{
     Finding, FsckCounts, FsckPhase, FsckProgress, FsckReport, LostRange, PackPart, Severity,
 };
@@ -322,7 +322,10 @@ impl<'p> Check<'p> {
             self.report.counts.frames += read.frames.len() as u64;
             if let Some(index) = index {
                 if is_open || covered.is_some_and(|covered| pack.number <= covered) {
-                    compare(index, blobs, packs, &pack, &read.frames, &mut compared);
+                    // An index that was made anew lacks what is damaged.
+                    let found = read.frames.iter().map(|frame| located(&pack, frame));
+                    let found = found.map(|(id, at)| (id, at, states.has(id, at)));
+                    compare(index, blobs, packs, found, &mut compared);
                 } else {
                     index.insert_many(read.frames.iter().map(|frame| located(&pack, frame)));
                 }
@@ -396,23 +399,22 @@ fn located(pack: &PackEntry, frame: &DirectoryEntry) -> (ContentId, Location) {
     (frame.id, Location { pack: pack.number, place: frame.place })
 }
 
-/// Looks for the frames of a pack in the index.
+/// Looks for frames in the index; each comes with whether it is sound.
 fn compare(
     index: &Index<Runs>,
     blobs: &dyn BlobStore,
     packs: &PackTable,
-    pack: &PackEntry,
-    frames: &[DirectoryEntry],
+    frames: impl Iterator<Item = (ContentId, Location, bool)>,
     state: &mut IndexState,
 ) {
-    for frame in frames {
-        let (id, at) = located(pack, frame);
+    for (id, at, is_sound) in frames {
         match index.get(id) {
             Ok(Some(found)) if found == at => state.right += 1,
             // Of several copies it names one.
             Ok(Some(found)) if is_there(blobs, packs, id, found) != Some(false) => {}
             Ok(Some(_)) => state.wrong += 1,
-            Ok(None) => state.missing += 1,
+            Ok(None) if is_sound => state.missing += 1,
+            Ok(None) => {}
             Err(_) => state.damaged = true,
         }
     }

@@ -17,6 +17,8 @@ pub enum FrameKind {
     PackList,
     /// Some sectors of a block of which the others could not be read.
     Patch,
+    /// What was below a node that could not be read.
+    Orphan,
 }
 
 impl FrameKind {
@@ -29,6 +31,7 @@ impl FrameKind {
             Self::Manifest => Some("aoe-server archive 2026 manifest"),
             Self::PackList => Some("aoe-server archive 2026 pack list"),
             Self::Patch => Some("aoe-server archive 2026 patch"),
+            Self::Orphan => Some("aoe-server archive 2026 orphan"),
         }
     }
 }

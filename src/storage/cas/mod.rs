@@ -37,6 +37,7 @@ pub mod internals;
 mod manifest;
 mod node;
 mod octets;
+mod orphan;
 mod overlay;
 mod pack;
 mod patch;
@@ -51,6 +52,7 @@ mod shared;
 mod simulation;
 mod store;
 mod tree;
+mod trust;
 mod usage;
 mod volume;
 

@@ -78,6 +78,11 @@ impl Node {
         (present != 0).then_some(Self { level, present, ids })
     }
 
+    /// What is never stored: a node of `level` with zeros everywhere.
+    pub(super) fn nothing(level: u8) -> Self {
+        Self { level, present: 0, ids: Box::default() }
+    }
+
     /// How far it is from the leaves, which have level 0.
     pub(super) const fn level(&self) -> u8 {
         self.level

@@ -56,7 +56,9 @@ impl PackKind {
     pub(super) const fn of(kind: FrameKind) -> Self {
         match kind {
             FrameKind::Block | FrameKind::Patch => Self::Data,
-            FrameKind::Node | FrameKind::Manifest | FrameKind::PackList => Self::Meta,
+            FrameKind::Node | FrameKind::Manifest | FrameKind::PackList | FrameKind::Orphan => {
+                Self::Meta
+            }
         }
     }
 }

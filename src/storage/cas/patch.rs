@@ -8,7 +8,7 @@
 //!
 //! # Invariants
 //! * A patch has at least one sector, and lacks at least one.
-//! * What a patch is on is a block, never another patch.
+//! * What a patch is on is a block, or what stands for one: another patch that could not be read, or an orphan.
 
 use super::ContentId;
 use super::overlay::{SectorMask, copy_sectors, mask, runs};
@@ -63,12 +63,17 @@ impl Patch {
         Some(Self { base: ContentId(*base), valid, octets })
     }
 
-    /// The whole block, on top of what it is on.
-    pub(super) fn on(self, base: &[u8]) -> Vec<u8> {
-        let Self { valid, mut octets, .. } = self;
-        let all = mask(0, octets.len() / SECTOR_SIZE);
-        copy_sectors(all & !valid, 0, &mut octets, |range| &base[range]);
-        octets
+    /// The block, on top of what it is on: whole if that is, or if it has what that lacks.
+    pub(super) fn on(mut self, base: &[u8]) -> Vec<u8> {
+        let block_bytes = self.octets.len();
+        let all = mask(0, block_bytes / SECTOR_SIZE);
+        let have = sectors_of(base, block_bytes);
+        copy_sectors(have & !self.valid, 0, &mut self.octets, |range| &base[range]);
+        self.valid |= have;
+        match base_of(base, block_bytes) {
+            Some(base) if self.valid != all => Self { base, ..self }.in_part(),
+            _ => self.octets,
+        }
     }
 
     /// The block in part: its octets, and behind them what [`sectors_of`] and [`base_of`] tell.
@@ -140,5 +145,17 @@ mod tests {
         assert_eq!((sectors_of(&whole, BLOCK), base_of(&whole, BLOCK)), (0xff, None));
         let part = patch(0b0000_0011).in_part();
         assert_eq!((sectors_of(&part, BLOCK), base_of(&part, BLOCK)), (0b11, Some(BASE)));
+    }
+
+    #[test]
+    fn a_patch_on_a_block_in_part_has_the_sectors_of_both() {
+        let other = ContentId([0x66; 32]);
+        let below = Patch { base: other, octets: vec![0x33; BLOCK], valid: 0b0000_0110 };
+        let both = patch(0b0000_0011).on(&below.clone().in_part());
+        assert_eq!((sectors_of(&both, BLOCK), base_of(&both, BLOCK)), (0b111, Some(other)));
+        assert_eq!((both[1023], both[1024], both[1535]), (0x5a, 0x33, 0x33));
+        let whole = patch(0b1111_1001).on(&below.in_part());
+        assert_eq!((sectors_of(&whole, BLOCK), base_of(&whole, BLOCK)), (0xff, None));
+        assert_eq!((whole[0], whole[512], whole[1536]), (0x5a, 0x33, 0x5a));
     }
 }

@@ -17,13 +17,16 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use super::block::{Block, BlockBuffers};
 use super::error::ReadError;
 use super::frame::{FrameHeader, open_frame, open_frame_into};
+use super::fsck::FsckReport;
 use super::id::TreeRoot;
 use super::index::{Index, Location};
 use super::manifest::PackEntry;
 use super::node::Node;
+use super::orphan::Orphan;
 use super::patch::{Patch, base_of};
 use super::runs::Runs;
-use super::tree::{Cursor, NodeMemory, NodeSource, Peek};
+use super::tree::{self, Cursor, NodeMemory, NodeSource, Peek};
+use super::trust::PackTrust;
 use super::{BlockNumber, ContentId, FrameKind};
 use crate::blob::{BlobId, BlobStore};
 use crate::wake::Waker;
@@ -109,6 +112,7 @@ pub(super) struct Reader {
     /// The first pack whose directory could not be read when the store was opened. The index must not
     /// say that it covers it: the next to open the store may have better luck.
     pub(super) unread: Option<u32>,
+    pub(super) trust: PackTrust,
     nodes: Cache<ContentId, Arc<Node>, ByBytes>,
     blocks: Cache<ContentId, Arc<Block>, ByBytes>,
     /// For the octets of blocks.
@@ -144,6 +148,7 @@ impl Reader {
             index,
             packs: RwLock::new(packs),
             unread: None,
+            trust: PackTrust::default(),
             nodes: Cache::with_weighter(count(for_nodes, 4096), for_nodes, ByBytes),
             blocks: blocks_cache(count(for_blocks, block_bytes as u64), for_blocks),
             // What the cache lets go others take soon; they are beside it.
@@ -210,12 +215,69 @@ impl Reader {
         Ok(self.blobs.get_range(pack, offset, into)?)
     }
 
-    /// The checked octets of a frame, from where it is kept.
-    pub(super) fn frame(&self, kind: FrameKind, id: ContentId) -> Result<Vec<u8>, ReadError> {
-        let (pack, Location { place, .. }) = self.locate(id)?;
+    /// Does not rely on a pack any more if what was to be read of it is lost.
+    fn doubting<T>(&self, pack: u32, read: Result<T, ReadError>) -> Result<T, ReadError> {
+        if read.as_ref().is_err_and(ReadError::is_loss) {
+            self.trust.doubt(pack);
+        }
+        read
+    }
+
+    /// What `open` makes of a frame, from where it is kept.
+    fn opened<T>(
+        &self,
+        (pack, location): (BlobId, Location),
+        open: impl FnOnce(&[u8]) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        let Location { pack: number, place } = location;
         let mut octets = vec![0; place.len as usize];
-        self.read_part(pack, place.offset.into(), &mut octets)?;
-        open_frame(&octets, kind, id).map_err(|source| ReadError::Frame { pack, id, source })
+        let read = self.read_part(pack, place.offset.into(), &mut octets);
+        self.doubting(number, read.and_then(|()| open(&octets)))
+    }
+
+    /// Whether a frame is stored, and can be had as far as is known: otherwise it has to be stored again.
+    pub(super) fn is_stored(&self, id: ContentId) -> Result<bool, ReadError> {
+        let (pack, location) = match self.locate(id) {
+            Ok(found) => found,
+            Err(ReadError::Unknown { .. } | ReadError::UnknownPack { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if self.relies_on(location.pack)? {
+            return Ok(true);
+        }
+        let opened = self.opened((pack, location), |octets| {
+            let kind = FrameHeader::parse(octets).map_or(FrameKind::Block, |header| header.kind);
+            open_frame(octets, kind, id).map_err(|source| ReadError::Frame { pack, id, source })
+        });
+        match opened {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_loss() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether nothing of a pack is known to be lost. Who asks for the first time finds out whether it is
+    /// there, in its length.
+    fn relies_on(&self, number: u32) -> Result<bool, ReadError> {
+        if let Some(relies) = self.trust.of(number) {
+            return Ok(relies);
+        }
+        let pack = self.packs.read().unwrap_or_else(PoisonError::into_inner).get(number);
+        let pack = pack.ok_or(ReadError::UnknownPack { number })?;
+        match self.blobs.info(pack.id).map_err(ReadError::from) {
+            Ok(info) if info.len == u64::from(pack.bytes) => self.trust.rely_on(number),
+            Ok(_) => self.trust.doubt(number),
+            Err(error) if error.is_loss() => self.trust.doubt(number),
+            Err(error) => return Err(error),
+        }
+        Ok(self.trust.of(number) == Some(true))
+    }
+
+    /// Does not rely on packs any more in which something was found.
+    pub(super) fn doubt(&self, report: &FsckReport) {
+        let named = |pack: &PackEntry| report.findings.iter().any(|f| f.blob() == Some(pack.id));
+        let packs = self.packs.read().unwrap_or_else(PoisonError::into_inner);
+        packs.iter().filter(named).for_each(|pack| self.trust.doubt(pack.number));
     }
 
     /// A block, from memory or from where it is kept; in part, if it is a patch on something that cannot
@@ -224,10 +286,8 @@ impl Reader {
         if let Some(octets) = self.blocks.get(&id) {
             return Ok(octets);
         }
-        let (pack, Location { place, .. }) = self.locate(id)?;
-        let mut octets = vec![0; place.len as usize];
-        self.read_part(pack, place.offset.into(), &mut octets)?;
-        self.open_block(&octets, pack, id)
+        let (pack, location) = self.locate(id)?;
+        self.opened((pack, location), |octets| self.open_block(octets, pack, id))
     }
 
     /// What the frame of a block says.
@@ -239,6 +299,13 @@ impl Reader {
     ) -> Result<Arc<Block>, ReadError> {
         let damaged = |source| ReadError::Frame { pack, id, source };
         let kind = FrameHeader::parse(frame).map(|header| header.kind);
+        if kind == Ok(FrameKind::Orphan) {
+            let orphan = open_orphan(frame, pack, id)?;
+            return match self.parted(&orphan)? {
+                Some(child) => self.block(child),
+                None => Ok(Block::new(vec![0; self.block_bytes], &self.buffers)),
+            };
+        }
         if kind != Ok(FrameKind::Patch) {
             let mut octets = self.buffers.take();
             if let Err(source) = open_frame_into(frame, FrameKind::Block, id, &mut octets) {
@@ -250,16 +317,16 @@ impl Reader {
         let raw = open_frame(frame, FrameKind::Patch, id).map_err(damaged)?;
         let patch = Patch::parse(&raw, self.block_bytes);
         let patch = patch.ok_or(ReadError::Block { id, len: raw.len() })?;
-        // A patch is never on another one.
-        let base = match self.frame(FrameKind::Block, patch.base) {
-            Ok(base) => self.of_block_length(base, patch.base),
-            Err(error) => Err(error),
-        };
-        match base {
+        match self.block(patch.base) {
             Ok(base) => Ok(Block::new(patch.on(&base), &self.buffers)),
             Err(error) if error.is_loss() => Ok(Block::new(patch.in_part(), &self.buffers)),
             Err(error) => Err(error),
         }
+    }
+
+    /// What an orphan stands for; `None` for zeros.
+    fn parted(&self, orphan: &Orphan) -> Result<Option<ContentId>, ReadError> {
+        Ok(orphan.of(&*tree::read(self, orphan.parent, orphan.level)?))
     }
 
     /// Others would be taken for blocks in part.
@@ -312,16 +379,40 @@ fn blocks_cache(count: usize, bytes: u64) -> Cache<ContentId, Arc<Block>, ByByte
 impl NodeSource for Reader {
     type Error = ReadError;
 
-    fn node(&self, id: ContentId, _: u8) -> Result<Arc<Node>, ReadError> {
+    fn node(&self, id: ContentId, level: u8) -> Result<Arc<Node>, ReadError> {
         if let Some(node) = self.nodes.get(&id) {
             return Ok(node);
         }
-        let octets = self.frame(FrameKind::Node, id)?;
-        let node = Node::parse(&octets).map_err(|source| ReadError::Node { id, source })?;
-        let node = Arc::new(node);
+        let (pack, location) = self.locate(id)?;
+        let found = self.opened((pack, location), |frame| {
+            if FrameHeader::parse(frame).is_ok_and(|header| header.kind == FrameKind::Orphan) {
+                return Ok(Err(open_orphan(frame, pack, id)?));
+            }
+            let damaged = |source| ReadError::Frame { pack, id, source };
+            let octets = open_frame(frame, FrameKind::Node, id).map_err(damaged)?;
+            let node = Node::parse(&octets).map_err(|source| ReadError::Node { id, source })?;
+            Ok(Ok(Arc::new(node)))
+        })?;
+        let node = match found {
+            Ok(node) => node,
+            Err(orphan) => match self.parted(&orphan)? {
+                Some(child) => tree::read(self, child, level)?,
+                None => Arc::new(Node::nothing(level)),
+            },
+        };
         self.keep_node(id, &node);
         Ok(node)
     }
+}
+
+/// The orphan in a frame.
+fn open_orphan(frame: &[u8], pack: BlobId, id: ContentId) -> Result<Orphan, ReadError> {
+    let raw = open_frame(frame, FrameKind::Orphan, id).map_err(|source| ReadError::Frame {
+        pack,
+        id,
+        source,
+    })?;
+    Orphan::parse(&raw).ok_or(ReadError::Block { id, len: raw.len() })
 }
 
 /// The nodes that are in memory: nothing is read for them.
@@ -486,7 +577,10 @@ impl<'a> Loading<'a> {
             self.piece.resize(len, 0);
         }
         if let Err(error) = self.reader.read_part(pack, start, &mut self.piece[..len]) {
-            if let [(block, ..)] = wanted {
+            if let [(block, _, _, at)] = wanted {
+                if error.is_loss() {
+                    self.reader.trust.doubt(at.pack);
+                }
                 self.fail(*block, &error);
                 return;
             }
@@ -502,11 +596,11 @@ impl<'a> Loading<'a> {
             }
             return;
         }
-        for (block, id, _, Location { place, .. }) in wanted {
+        for (block, id, _, Location { pack: number, place }) in wanted {
             #[allow(clippy::cast_possible_truncation, reason = "it lies within the octets")]
             let at = (u64::from(place.offset) - start) as usize;
             let frame = &self.piece[at..at + place.len as usize];
-            match self.reader.open_block(frame, pack, *id) {
+            match self.reader.doubting(*number, self.reader.open_block(frame, pack, *id)) {
                 Ok(octets) if self.fetched.fetch.purpose == Purpose::Verify => {
                     if let Some(base) = base_of(&octets, self.reader.block_bytes) {
                         self.fail(*block, &ReadError::InPart { id: *id, base });

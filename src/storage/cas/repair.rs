@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use super::entry::ArchiveEntry;
 use super::error::{CasError, Why, chain};
 use super::frame::open_frame;
-use super::fsck::{FsckPhase, FsckProgress, frames_of};
-use super::index::{FileRuns, Index};
+use super::fsck::{FsckPhase, FsckProgress, PackCheck, PackStates};
+use super::index::{FileRuns, Index, Location};
 use super::manifest::{FrameRef, Manifest};
 use super::pack::{DirectoryEntry, PACK_HEADER, PackKind, parse_header, scan_frames};
 use super::recover::{Found, find, read_entries, read_frame, read_state};
@@ -34,17 +34,20 @@ const INDEX_ENTRIES: usize = 1 << 18;
 /// What an index was made of.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IndexRepair {
-    /// Packs whose directories were read, or that were searched.
+    /// Packs that were read.
     pub packs: u64,
     /// Places of frames that are in it.
     pub entries: u64,
+    /// Packs with frames that are damaged, and how many. They are not in the index, so that what they
+    /// held is stored again when it is written again.
+    pub damaged: Vec<(BlobId, u64)>,
     /// Packs whose directories are damaged, and what was found in them by searching: how many frames.
     pub searched: Vec<(BlobId, u64)>,
     /// Packs of which nothing can be had, and why not.
     pub unusable: Vec<(BlobId, String)>,
 }
 
-/// Throws the index of a store away, and makes it anew from its packs.
+/// Throws the index of a store away, and makes it anew from its packs, all of which are read.
 pub(super) fn repair_index(
     path: &Path,
     progress: &mut dyn FnMut(FsckProgress),
@@ -72,23 +75,32 @@ pub(super) fn make_index(
     };
     let index = Index::create(runs, manifest.store).map_err(failed)?;
     let mut repair = IndexRepair::default();
+    let check = PackCheck { blobs, store: manifest.store, block_bytes: manifest.block_bytes };
     let of = packs.iter().count() as u64;
+    let of_bytes = packs.iter().map(|pack| u64::from(pack.bytes)).sum();
+    let mut bytes = 0;
     for (done, pack) in (1..).zip(packs.iter()) {
-        let (frames, damage) = frames_of(blobs, &pack);
-        let count = frames.len() as u64;
-        match damage {
-            Some(why) if frames.is_empty() => repair.unusable.push((pack.id, why)),
-            Some(_) => repair.searched.push((pack.id, count)),
-            None => {}
+        let (mut states, mut findings) = (PackStates::default(), Vec::new());
+        let read = check.check(&pack, &mut states, &mut findings);
+        let located =
+            |frame: &DirectoryEntry| (frame.id, Location { pack: pack.number, place: frame.place });
+        let sound = read.frames.iter().map(located).filter(|(id, at)| states.has(*id, *at));
+        let sound: Vec<_> = sound.collect();
+        let (count, damaged) = (sound.len() as u64, (read.frames.len() - sound.len()) as u64);
+        match findings.first() {
+            Some(finding) if count == 0 => repair.unusable.push((pack.id, finding.to_string())),
+            _ if !states.has_directory(pack.number) => repair.searched.push((pack.id, count)),
+            _ if damaged > 0 => repair.damaged.push((pack.id, damaged)),
+            _ => {}
         }
         repair.packs += 1;
         repair.entries += count;
-        index.insert_many(frames);
+        index.insert_many(sound);
         if index.memtable_len() >= INDEX_ENTRIES {
             index.flush(pack.number).map_err(failed)?;
         }
-        let (phase, bytes, of_bytes) = (FsckPhase::Index, 0, 0);
-        progress(FsckProgress { phase, done, of, bytes, of_bytes });
+        bytes += read.bytes;
+        progress(FsckProgress { phase: FsckPhase::Packs, done, of, bytes, of_bytes });
     }
     index.flush(manifest.next_pack - 1).map_err(failed)?;
     Ok(repair)

@@ -510,7 +510,8 @@ impl CasStore {
     }
 
     /// Throws the index of the store at `path` away, which nobody may have open, and makes it anew from
-    /// what its packs say of themselves.
+    /// its packs, all of which are read: what is damaged is not in it, so that it is stored again when it is
+    /// written again.
     ///
     /// # Errors
     /// When it is in use, or has no state that can be read. Packs that are damaged are no error.
@@ -545,7 +546,9 @@ impl CasStore {
         // Of packs that come later no tree of this manifest knows.
         let packs = reader.packs.read().unwrap_or_else(PoisonError::into_inner).clone();
         let (blobs, index) = (&*reader.blobs, &reader.index);
-        Ok(fsck::scrub(&self.0.path, blobs, &manifest, &packs, index, progress))
+        let report = fsck::scrub(&self.0.path, blobs, &manifest, &packs, index, progress);
+        reader.doubt(&report);
+        Ok(report)
     }
 
     /// Counts what the volumes and snapshots of this store hold, as of the last commit.

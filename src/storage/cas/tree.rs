@@ -115,7 +115,7 @@ impl TreeRoot {
 }
 
 /// The node `id`, which has to be of `level`.
-fn read<S>(source: &S, id: ContentId, level: u8) -> Result<Arc<Node>, S::Error>
+pub(super) fn read<S>(source: &S, id: ContentId, level: u8) -> Result<Arc<Node>, S::Error>
 where
     S: NodeSource + ?Sized,
 {

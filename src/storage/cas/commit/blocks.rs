@@ -6,6 +6,7 @@ use std::thread;
 use super::super::compress::{Codec, compress};
 use super::super::error::ReadError;
 use super::super::octets::word;
+use super::super::orphan::{Orphan, StandIns, StoodIn};
 use super::super::overlay::{Generation, RangeSet, SectorMask, copy_sectors, mask};
 use super::super::patch::{Patch, base_of, sectors_of};
 use super::super::reader::Reader;
@@ -35,6 +36,8 @@ pub(super) struct VolumeJob {
     pub(super) done: usize,
     /// Their new names.
     pub(super) changes: Vec<(BlockNumber, Option<ContentId>)>,
+    /// What those name of trees of which nodes are lost.
+    pub(super) orphans: Vec<Orphan>,
 }
 
 impl VolumeJob {
@@ -56,7 +59,8 @@ impl VolumeJob {
         blocks.sort_unstable();
         blocks.dedup();
         let changes = Vec::with_capacity(blocks.len());
-        Self { number, layers, through, base, cleared, blocks, done: 0, changes }
+        let orphans = Vec::new();
+        Self { number, layers, through, base, cleared, blocks, done: 0, changes, orphans }
     }
 
     /// The blocks to be prepared next; none at the end.
@@ -76,6 +80,16 @@ pub(super) enum Prepared {
     New { kind: FrameKind, id: ContentId, codec: Codec, raw_len: u32, payload: Vec<u8> },
 }
 
+/// Blocks that are prepared.
+#[derive(Default)]
+pub(super) struct Chunk {
+    /// In order.
+    pub(super) prepared: Vec<Prepared>,
+    /// What they name of trees of which nodes are lost.
+    pub(super) orphans: Vec<Orphan>,
+    pub(super) split: Split,
+}
+
 /// Prepares blocks of a job on `threads` threads, in order.
 pub(super) fn prepare(
     reader: &Reader,
@@ -83,12 +97,13 @@ pub(super) fn prepare(
     blocks: &[BlockNumber],
     block_bytes: usize,
     threads: usize,
-) -> Result<(Vec<Prepared>, Split), Trouble> {
-    let work = |blocks: &[BlockNumber]| {
+) -> Result<Chunk, Trouble> {
+    let work = |blocks: &[BlockNumber]| -> Result<Chunk, ReadError> {
         let mut preparing = Preparing::new(reader, job, block_bytes);
-        let prepared = blocks.iter().map(|block| preparing.block(*block)).collect();
-        let prepared: Result<Vec<Prepared>, ReadError> = prepared;
-        prepared.map(|prepared| (prepared, preparing.split))
+        let prepared = blocks.iter().map(|block| preparing.block(*block));
+        let prepared = prepared.collect::<Result<_, _>>()?;
+        let orphans = preparing.stand_ins.needed(preparing.bases);
+        Ok(Chunk { prepared, orphans, split: preparing.split })
     };
     if threads <= 1 || blocks.len() < 2 * threads {
         return Ok(work(blocks)?);
@@ -100,13 +115,14 @@ pub(super) fn prepare(
         let join = |worker: thread::ScopedJoinHandle<'_, _>| worker.join();
         workers.into_iter().map(join).collect::<Vec<_>>()
     });
-    let (mut all, mut split) = (Vec::with_capacity(blocks.len()), Split::default());
+    let mut all = Chunk { prepared: Vec::with_capacity(blocks.len()), ..Chunk::default() };
     for part in parts {
-        let (prepared, took) = part.map_err(|_| Trouble::Panicked)??;
-        all.extend(prepared);
-        split.add(&took);
+        let Chunk { prepared, orphans, split } = part.map_err(|_| Trouble::Panicked)??;
+        all.prepared.extend(prepared);
+        all.orphans.extend(orphans);
+        all.split.add(&split);
     }
-    Ok((all, split))
+    Ok(all)
 }
 
 /// One thread's part of the work.
@@ -116,6 +132,9 @@ struct Preparing<'a> {
     octets: Vec<u8>,
     /// Sectors of the block that were not written and cannot be read, and the block that they are in.
     holes: Option<(SectorMask, ContentId)>,
+    /// Where else sectors of blocks are.
+    bases: Vec<ContentId>,
+    stand_ins: StandIns,
     compressed: Vec<u8>,
     cursor: Cursor,
     split: Split,
@@ -128,6 +147,8 @@ impl<'a> Preparing<'a> {
             job,
             octets: vec![0; block_bytes],
             holes: None,
+            bases: Vec::new(),
+            stand_ins: StandIns::default(),
             compressed: Vec::new(),
             cursor: Cursor::default(),
             split: Split::default(),
@@ -143,6 +164,7 @@ impl<'a> Preparing<'a> {
             None if is_zero(&self.octets) => return Ok(Prepared::Zeros),
             None => (FrameKind::Block, None),
             Some((holes, base)) => {
+                self.bases.push(base);
                 let valid = mask(0, self.octets.len() / SECTOR_SIZE) & !holes;
                 if valid == 0 {
                     return Ok(Prepared::Stored(base));
@@ -154,7 +176,7 @@ impl<'a> Preparing<'a> {
         let raw = patch.as_ref().unwrap_or(&self.octets);
         let id = ContentId::of(kind, raw);
         let hashed = clock::now();
-        let stored = self.reader.index.get(id)?.is_some();
+        let stored = self.reader.is_stored(id)?;
         let looked = clock::now();
         let nanos = |from: Instant, to: Instant| {
             u64::try_from(to.since(from).as_nanos()).unwrap_or(u64::MAX)
@@ -181,7 +203,8 @@ impl<'a> Preparing<'a> {
                 return Ok(());
             }
         }
-        match self.cursor.lookup(self.job.base.root, block, self.reader)? {
+        let nodes = StoodIn { reader: self.reader, stand_ins: &self.stand_ins };
+        match self.cursor.lookup(self.job.base.root, block, &nodes)? {
             Some(id) => {
                 let block_bytes = self.octets.len();
                 match self.reader.block(id) {

@@ -5,7 +5,8 @@ use super::super::id::TreeRoot;
 use super::super::manifest::{Manifest, SnapshotEntry, VolumeEntry, is_name};
 use super::super::request::{Edit, Edited};
 use super::super::{BlockNumber, SnapshotInfo, VolumeInfo, VolumeNumber};
-use super::{CommitNodes, Trouble};
+use super::Trouble;
+use super::nodes::CommitNodes;
 use crate::units::{SECTOR_SIZE, Sectors};
 
 /// What a change has to know beside the manifest.

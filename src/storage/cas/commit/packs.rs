@@ -189,7 +189,7 @@ impl Packs {
 
     /// Whether a frame is stored, or on its way.
     pub(super) fn has(&self, id: ContentId) -> Result<bool, Trouble> {
-        Ok(self.fresh.contains(&id) || self.reader().index.get(id)?.is_some())
+        Ok(self.fresh.contains(&id) || self.reader().is_stored(id)?)
     }
 
     /// Adds a block, or a patch, that is not stored.
@@ -215,13 +215,18 @@ impl Packs {
         Ok(())
     }
 
-    /// Adds a node, unless it is stored.
-    pub(super) fn push_node(&mut self, id: ContentId, octets: &[u8]) -> Result<(), Trouble> {
+    /// Adds a node, or an orphan, unless it is stored.
+    pub(super) fn push_node(
+        &mut self,
+        kind: FrameKind,
+        id: ContentId,
+        octets: &[u8],
+    ) -> Result<(), Trouble> {
         if self.has(id)? {
             return Ok(());
         }
         self.fresh.insert(id);
-        self.push_meta(FrameKind::Node, id, octets)?;
+        self.push_meta(kind, id, octets)?;
         Ok(())
     }
 
@@ -348,6 +353,7 @@ impl Packs {
             // The index must not name a pack that nobody knows.
             let reader = &self.shared.reader;
             reader.packs.write().unwrap_or_else(PoisonError::into_inner).insert(entry);
+            reader.trust.rely_on(entry.number);
             let located = |(id, place): &(ContentId, FramePlace)| {
                 (*id, Location { pack: entry.number, place: *place })
             };

@@ -9,6 +9,7 @@ use super::super::compress::compress;
 use super::super::error::CasError;
 use super::super::group::{Attached, GroupRequest};
 use super::super::manifest::{FrameRef, Manifest, PackEntry, VolumeEntry};
+use super::super::orphan::Orphan;
 use super::super::request::{Attach, Edited, Request};
 use super::super::root::RootSlot;
 use super::super::shared::{News, View};
@@ -16,10 +17,9 @@ use super::super::volume::{CasVolume, FrontRings, ORDERS};
 use super::super::{FrameKind, VolumeNumber};
 use super::blocks::VolumeJob;
 use super::edit::{EditMeans, Refused};
+use super::nodes::CommitNodes;
 use super::packs::OWN_PACK;
-use super::{
-    ACTIVE_SECONDS, Asked, CommitNodes, Committer, Front, Trouble, VolumeState, nanos_since,
-};
+use super::{ACTIVE_SECONDS, Asked, Committer, Front, Trouble, VolumeState, nanos_since};
 use crate::clock::{self, Instant};
 use crate::protocol::ata::AtaText;
 use crate::storage::DeviceInfo;
@@ -64,7 +64,8 @@ impl<M: Medium> Committer<M> {
         };
         self.split.tree += nanos_since(started);
         let started = clock::now();
-        if let Err(trouble) = self.store(&mut manifest, nodes) {
+        let orphans = jobs.iter().flat_map(|job| job.orphans.iter().copied());
+        if let Err(trouble) = self.store(&mut manifest, &nodes, orphans) {
             self.edits.0 = edits;
             return Err(trouble);
         }
@@ -126,19 +127,26 @@ impl<M: Medium> Committer<M> {
     }
 
     /// Stores nodes and manifest, and at last the root slot.
-    fn store(&mut self, manifest: &mut Manifest, nodes: CommitNodes) -> Result<(), Trouble> {
-        let CommitNodes { new, blocks, .. } = nodes;
+    fn store(
+        &mut self,
+        manifest: &mut Manifest,
+        nodes: &CommitNodes,
+        orphans: impl Iterator<Item = Orphan>,
+    ) -> Result<(), Trouble> {
         let mut payload = Vec::new();
-        for (id, octets) in blocks {
-            if !self.packs.has(id)? {
-                let codec = compress(&octets, &mut payload);
-                let raw_len = manifest.block_bytes;
-                self.packs.push_block(FrameKind::Block, id, codec, raw_len, &payload)?;
+        for block in &nodes.blocks {
+            if !self.packs.has(block.id)? {
+                let codec = compress(&block.raw, &mut payload);
+                let raw_len = u32::try_from(block.raw.len()).map_err(|_| Trouble::TooLong)?;
+                self.packs.push_block(block.kind, block.id, codec, raw_len, &payload)?;
             }
         }
         self.packs.finish_data()?;
-        for (id, octets) in new {
-            self.packs.push_node(id, &octets)?;
+        for orphan in orphans.chain(nodes.orphans()) {
+            self.packs.push_node(FrameKind::Orphan, orphan.id(), &orphan.emit())?;
+        }
+        for (id, octets) in &nodes.new {
+            self.packs.push_node(FrameKind::Node, *id, octets)?;
         }
         self.packs.finish_all_but_last()?;
         self.list_packs(manifest)?;

@@ -6,6 +6,7 @@ use super::super::error::chain;
 use super::super::frame::open_frame;
 use super::super::index::Location;
 use super::super::manifest::PackEntry;
+use super::super::orphan::Orphan;
 use super::super::overlay::SectorMask;
 use super::super::pack::{
     DirectoryEntry, Footer, PackError, parse_directory, parse_header, scan_frames,
@@ -28,49 +29,58 @@ enum PackState {
     Only(HashMap<u32, ContentId>),
 }
 
-/// What is known of packs that are not sound; all others are. And the patches that there are.
+/// What is known of packs that are not sound; all others are. And what was stored for want of what was lost.
 #[derive(Debug, Default)]
-pub(super) struct PackStates(BTreeMap<u32, PackState>, HashMap<ContentId, (SectorMask, ContentId)>);
+pub(in super::super) struct PackStates {
+    packs: BTreeMap<u32, PackState>,
+    patches: HashMap<ContentId, (SectorMask, ContentId)>,
+    orphans: HashMap<ContentId, Orphan>,
+}
 
 impl PackStates {
     /// Whether the frame of this name can be had from there.
-    pub(super) fn has(&self, id: ContentId, at: Location) -> bool {
-        match self.0.get(&at.pack) {
+    pub(in super::super) fn has(&self, id: ContentId, at: Location) -> bool {
+        match self.packs.get(&at.pack) {
             None => true,
             Some(PackState::Without(bad)) => !bad.contains(&at.place.offset),
             Some(PackState::Only(found)) => found.get(&at.place.offset) == Some(&id),
         }
     }
 
-    /// The sectors that a patch has, and the block that it is on; `None` for a block.
+    /// The sectors that a patch has, and what it is on; `None` for what is no patch.
     pub(super) fn patch(&self, id: ContentId) -> Option<(SectorMask, ContentId)> {
-        self.1.get(&id).copied()
+        self.patches.get(&id).copied()
+    }
+
+    /// What an orphan says; `None` for what is none.
+    pub(super) fn orphan(&self, id: ContentId) -> Option<Orphan> {
+        self.orphans.get(&id).copied()
     }
 
     /// Whether the directory of a pack can be used.
-    pub(super) fn has_directory(&self, pack: u32) -> bool {
-        !matches!(self.0.get(&pack), Some(PackState::Only(_)))
+    pub(in super::super) fn has_directory(&self, pack: u32) -> bool {
+        !matches!(self.packs.get(&pack), Some(PackState::Only(_)))
     }
 }
 
 /// What is known of a store whose packs are looked at.
-pub(super) struct PackCheck<'a> {
-    pub(super) blobs: &'a dyn BlobStore,
-    pub(super) store: StoreId,
-    pub(super) block_bytes: u32,
+pub(in super::super) struct PackCheck<'a> {
+    pub(in super::super) blobs: &'a dyn BlobStore,
+    pub(in super::super) store: StoreId,
+    pub(in super::super) block_bytes: u32,
 }
 
 /// A pack that was read.
-pub(super) struct CheckedPack {
+pub(in super::super) struct CheckedPack {
     /// Its octets, as many as there are.
-    pub(super) bytes: u64,
+    pub(in super::super) bytes: u64,
     /// Its frames, by its directory; those that were found, if that is damaged.
-    pub(super) frames: Vec<DirectoryEntry>,
+    pub(in super::super) frames: Vec<DirectoryEntry>,
 }
 
 impl PackCheck<'_> {
     /// Reads a pack, and notes what of it is not as it should be.
-    pub(super) fn check(
+    pub(in super::super) fn check(
         &self,
         pack: &PackEntry,
         states: &mut PackStates,
@@ -85,7 +95,7 @@ impl PackCheck<'_> {
                     BlobError::NotFound { .. } => Finding::PackMissing { pack: id, number },
                     error => Finding::PackUnreadable { pack: id, number, why: chain(&error) },
                 });
-                states.0.insert(number, PackState::Only(HashMap::new()));
+                states.packs.insert(number, PackState::Only(HashMap::new()));
                 return nothing;
             }
         };
@@ -117,7 +127,7 @@ impl PackCheck<'_> {
             }
         }
         if !bad.is_empty() {
-            states.0.insert(number, PackState::Without(bad));
+            states.packs.insert(number, PackState::Without(bad));
         }
         CheckedPack { bytes, frames }
     }
@@ -147,7 +157,7 @@ impl PackCheck<'_> {
             .filter(|frame| self.check_frame(frame, octets, states).is_ok())
             .collect();
         let found = frames.iter().map(|frame| (frame.place.offset, frame.id)).collect();
-        states.0.insert(pack.number, PackState::Only(found));
+        states.packs.insert(pack.number, PackState::Only(found));
         CheckedPack { bytes, frames }
     }
 
@@ -164,7 +174,10 @@ impl PackCheck<'_> {
         }
         if frame.kind == FrameKind::Patch {
             let patch = Patch::parse(&raw, self.block_bytes as usize).ok_or("it makes no sense")?;
-            states.1.insert(frame.id, (patch.valid, patch.base));
+            states.patches.insert(frame.id, (patch.valid, patch.base));
+        }
+        if frame.kind == FrameKind::Orphan {
+            states.orphans.insert(frame.id, Orphan::parse(&raw).ok_or("it makes no sense")?);
         }
         Ok(())
     }

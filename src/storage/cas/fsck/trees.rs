@@ -7,7 +7,8 @@ use super::super::frame::open_frame;
 use super::super::index::{Index, Location};
 use super::super::manifest::Manifest;
 use super::super::node::{Node, blocks_below};
-use super::super::overlay::{mask, runs};
+use super::super::orphan::Orphan;
+use super::super::overlay::{SectorMask, mask, runs};
 use super::super::reader::PackTable;
 use super::super::runs::Runs;
 use super::super::{ContentId, FrameKind};
@@ -46,8 +47,15 @@ impl Frames<'_> {
         if self.states.has(id, at) { Ok((pack, at)) } else { Err(Absent(Some(pack))) }
     }
 
+    /// A node, or the one that an orphan stands for.
     fn node(&self, id: ContentId, level: u8) -> Result<Node, Absent> {
         let (pack, Location { place, .. }) = self.find(id)?;
+        if let Some(orphan) = self.states.orphan(id) {
+            return match self.parted(&orphan)? {
+                Some(child) => self.node(child, level),
+                None => Ok(Node::nothing(level)),
+            };
+        }
         let absent = || Absent(Some(pack));
         let mut octets = vec![0; place.len as usize];
         let read = self.blobs.get_range(pack, place.offset.into(), &mut octets);
@@ -55,6 +63,31 @@ impl Frames<'_> {
         let octets = open_frame(&octets, FrameKind::Node, id).map_err(|_| absent())?;
         // Each is what was written; one that does not belong there was written wrongly.
         Node::parse(&octets).ok().filter(|node| node.level() == level).ok_or_else(absent)
+    }
+
+    /// Follows a block to all that it is in. If something of that is lost: which sectors it has all the
+    /// same, and what is lost of the others.
+    #[allow(clippy::type_complexity, reason = "what there is, and what there is not")]
+    fn block(&self, id: ContentId) -> Result<(), (SectorMask, FrameKind, Option<BlobId>)> {
+        let (mut valid, mut id) = (0, id);
+        loop {
+            self.find(id).map_err(|Absent(pack)| (valid, FrameKind::Block, pack))?;
+            if let Some((more, base)) = self.states.patch(id) {
+                (valid, id) = (valid | more, base);
+                continue;
+            }
+            let Some(orphan) = self.states.orphan(id) else { return Ok(()) };
+            let parted = self.parted(&orphan);
+            match parted.map_err(|Absent(pack)| (valid, FrameKind::Node, pack))? {
+                Some(child) => id = child,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// What an orphan stands for; `None` for zeros.
+    fn parted(&self, orphan: &Orphan) -> Result<Option<ContentId>, Absent> {
+        Ok(orphan.of(&self.node(orphan.parent, orphan.level)?))
     }
 }
 
@@ -150,23 +183,14 @@ impl<'a> TreeCheck<'a> {
     }
 
     fn block(&mut self, id: ContentId, block: u64) -> bool {
-        let patch = match self.frames.find(id) {
-            Ok(_) => self.frames.states.patch(id),
-            Err(Absent(pack)) => {
-                self.lose(block..block + 1, FrameKind::Block, pack);
-                return false;
-            }
-        };
-        // Of a patch it is the sectors that it does not have.
-        let Some((valid, base)) = patch else { return true };
-        let Err(Absent(pack)) = self.frames.find(base) else { return true };
         let all = mask(0, usize::try_from(self.per_block).unwrap_or(0));
+        let Err((valid, kind, pack)) = self.frames.block(id) else { return true };
         let first = block * self.per_block;
         for run in runs(all & !valid) {
             let sectors = first + run.start as u64..first + run.end as u64;
-            self.lost.push((sectors, FrameKind::Block, pack));
+            self.lost.push((sectors, kind, pack));
         }
-        false
+        all & !valid == 0
     }
 }
 

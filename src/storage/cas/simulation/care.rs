@@ -1,14 +1,16 @@
 //! What its keeper does with a store that nobody has open: it is read through, and its index is mended.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::super::error::chain;
-use super::super::fsck::{ExaminedMedia, Finding, FsckReport, Severity, examine};
-use super::super::recover::find;
+use super::super::fsck::{ExaminedMedia, Finding, FsckReport, Severity, examine, scrub};
+use super::super::recover::{find, recover};
 use super::super::repair::make_index;
 use super::super::runs::Runs;
-use super::Machine;
+use super::{FOUND, Machine};
+use crate::blob::{BlobInfo, BlobPrefix, BlobStore as _};
 
 /// Where errors say that the store is.
 const PATH: &str = "simulated";
@@ -48,6 +50,74 @@ impl Machine {
         }
         assert_eq!(report.lost, [], "read through");
         self.counts.examined += 1;
+    }
+
+    /// Some blobs are damaged: what was in them is answered with errors, and everything else is what it
+    /// was. The store goes on like that; when the blobs are put back nothing is missing.
+    pub(super) fn rot(&mut self) {
+        self.crash(false);
+        let blobs = &self.media.blobs.inner;
+        let mut ids = Vec::new();
+        let mut list = |info: BlobInfo| {
+            ids.push(info.id);
+            ControlFlow::Continue(())
+        };
+        blobs.list(&BlobPrefix::ALL, &mut list).unwrap();
+        for _ in 0..=self.chance.below(3) {
+            let place = usize::try_from(self.chance.below(ids.len() as u64)).unwrap();
+            blobs.damage(ids[place]);
+        }
+        self.rotten = true;
+        for _ in 0..=self.chance.below(3) {
+            if !self.live_on() {
+                break;
+            }
+        }
+        self.rotten = false;
+        self.media.blobs.inner.put_back();
+        self.crash(false);
+        self.open();
+        let unread = self.check(false);
+        let whole = unread.iter().all(|part| part.sectors.is_empty());
+        assert!(whole || self.crippled, "put back, and not to be read: {unread:?}");
+    }
+
+    /// Opens a store with damaged blobs, and uses it until it crashes; `false` if that cannot be.
+    fn live_on(&mut self) -> bool {
+        self.armed = true;
+        let report = self.read_through();
+        let opened = recover(self.media.handed_out(), &self.options, self.now);
+        if let Some(manifest) = FOUND.take() {
+            self.resolve(&manifest);
+        }
+        // Without its manifest there is no store.
+        let Ok(store) = opened else { return false };
+        let nothing_written = store.recovered.writes == 0;
+        self.take_over(store);
+        let unread = self.check(false);
+        if self.index_is_rotten {
+            return false;
+        }
+        agree(&unread, &report, nothing_written);
+        self.counts.lost += unread.iter().map(|part| part.sectors.len() as u64).sum::<u64>();
+        self.scrub();
+        for _ in 0..self.chance.below(600) {
+            self.step();
+        }
+        self.settle();
+        let power_cut = self.chance.one_in(2);
+        self.crash(power_cut);
+        true
+    }
+
+    /// Reads through a store that is open, which then knows what it must not rely on.
+    fn scrub(&mut self) {
+        let store = self.store.as_ref().unwrap();
+        let reader = &store.shared.reader;
+        let packs = reader.packs.read().unwrap().clone();
+        let (blobs, manifest) = (&*reader.blobs, store.committer.manifest());
+        let report = scrub(Path::new(PATH), blobs, manifest, &packs, &reader.index, &mut |_| ());
+        reader.doubt(&report);
     }
 
     /// Makes the index anew, as `store repair --index` does.

@@ -1,6 +1,5 @@
 //! The end of a store, and its beginning.
 
-use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -8,11 +7,10 @@ use super::super::error::chain;
 use super::super::group::{GroupRequest, Step};
 use super::super::recover::{OpenStore, recover};
 use super::super::request::Request;
-use super::care::{Unread, agree};
+use super::care::Unread;
 use super::fronts::compare_all;
 use super::{Awake, Bug, FOUND, Machine, PATIENCE, is_planted, some_limits};
 use crate::blob::fault::BlobFaultRates;
-use crate::blob::{BlobInfo, BlobPrefix, BlobStore as _};
 use crate::storage::BlockStorage as _;
 use crate::storage::journal::simulation::disk::Defect;
 
@@ -96,7 +94,7 @@ impl Machine {
         }
         (self.armed, self.crippled) = (false, false);
         self.spoil_index();
-        if self.chance.one_in(4) {
+        if !self.rotten && self.chance.one_in(4) {
             self.examine();
         }
     }
@@ -121,40 +119,6 @@ impl Machine {
                 octets[place] ^= 1 << self.chance.below(8);
                 self.media.runs.put(&name, octets);
                 (self.armed, self.crippled, self.index_is_rotten) = (true, true, true);
-            }
-        }
-    }
-
-    /// Damages some blobs for good: what was in them is answered with errors from now on, and everything
-    /// else is what it was.
-    pub(super) fn rot(&mut self) {
-        self.crash(false);
-        let blobs = &self.media.blobs.inner;
-        let mut ids = Vec::new();
-        let mut list = |info: BlobInfo| {
-            ids.push(info.id);
-            ControlFlow::Continue(())
-        };
-        blobs.list(&BlobPrefix::ALL, &mut list).unwrap();
-        for _ in 0..=self.chance.below(3) {
-            let place = usize::try_from(self.chance.below(ids.len() as u64)).unwrap();
-            blobs.damage(ids[place]);
-        }
-        (self.armed, self.crippled) = (true, true);
-        let report = self.read_through();
-        let opened = recover(self.media.handed_out(), &self.options, self.now);
-        if let Some(manifest) = FOUND.take() {
-            self.resolve(&manifest);
-        }
-        // Without its manifest there is no store.
-        if let Ok(store) = opened {
-            let nothing_written = store.recovered.writes == 0;
-            self.take_over(store);
-            let unread = self.check(false);
-            if !self.index_is_rotten {
-                agree(&unread, &report, nothing_written);
-                self.counts.lost +=
-                    unread.iter().map(|part| part.sectors.len() as u64).sum::<u64>();
             }
         }
     }
@@ -197,7 +161,7 @@ impl Machine {
         self.take_over(store);
     }
 
-    fn take_over(&mut self, store: OpenStore) {
+    pub(super) fn take_over(&mut self, store: OpenStore) {
         // What was committed meanwhile, for want of room, has no changes in it.
         self.model.fold(store.committer.manifest());
         self.counts.replayed += store.recovered.writes;
