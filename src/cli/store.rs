@@ -1,6 +1,7 @@
 //! `store`: archives as a whole.
 
 mod fsck;
+mod recover;
 mod repair;
 mod usage;
 
@@ -41,6 +42,7 @@ enum Verb {
         archive: ArchiveArgs,
     },
     Fsck(fsck::FsckCmd),
+    Recover(recover::RecoverCmd),
     Repair(repair::RepairCmd),
     Usage(usage::UsageCmd),
 }
@@ -58,6 +60,7 @@ impl StoreCmd {
                 format!("{}: commit {}", field(store, "path"), field(store, "commit"))
             }),
             Verb::Fsck(command) => command.run(out),
+            Verb::Recover(command) => command.run(out),
             Verb::Repair(command) => command.run(out),
             Verb::Usage(command) => command.run(out),
         }

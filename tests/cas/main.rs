@@ -10,6 +10,7 @@ mod fixture;
 mod heal;
 mod no_space;
 mod octets;
+mod older;
 mod read_ahead;
 #[path = "../common/small_disk.rs"]
 mod small_disk;

@@ -100,6 +100,15 @@ fn text_of(report: &FsckReport, out: &mut impl Write) -> std::io::Result<()> {
             None => writeln!(out, " that is in no pack")?,
         }
     }
+    if report.commit.is_none() {
+        let (blobs, size) = (counts.unlisted.0, octets(counts.unlisted.1.into()));
+        writeln!(out, "there are {blobs} blobs of {size}, of which nothing tells what is in them")?;
+        return writeln!(
+            out,
+            "{path}: DAMAGED; nothing of it can be read until its root slots are mended: aoe-server store \
+             repair --roots {path}"
+        );
+    }
     if report.is_damaged() {
         let lost: u64 = report.lost.iter().map(|lost| lost.sectors.0).sum();
         writeln!(out, "{path}: DAMAGED; {lost} sectors of volumes and snapshots cannot be read")

@@ -27,13 +27,13 @@ pub(super) struct RepairCmd {
     #[arg(long)]
     roots: bool,
     /// Only tell what state that is
-    #[arg(long, requires = "roots")]
+    #[arg(long, conflicts_with = "index")]
     dry_run: bool,
     /// Go back to it even if there is a root slot of that state or a later one
-    #[arg(long, requires = "roots")]
+    #[arg(long, conflicts_with = "index")]
     force: bool,
     /// Its journal, if it is not in it
-    #[arg(long, value_name = "PATH", requires = "roots")]
+    #[arg(long, value_name = "PATH", conflicts_with = "index")]
     journal: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
@@ -139,7 +139,10 @@ impl RepairCmd {
             writeln!(out, "{path}: {}", if repair.written { "mended" } else { "can be mended" })
         } else {
             let what = if repair.written { "mended" } else { "can be mended" };
-            writeln!(out, "{path}: {what}; to be opened it takes that the loss is accepted, once")
+            writeln!(
+                out,
+                "{path}: {what}; then the loss has to be accepted: aoe-server store recover --accept-loss {path}"
+            )
         }
     }
 }

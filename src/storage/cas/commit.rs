@@ -26,6 +26,7 @@ use self::blocks::{Chunk, Prepared, VolumeJob, prepare};
 use self::edit::blocks_of;
 use self::packs::Packs;
 pub(super) use self::packs::{OWN_PACK, PackSizes};
+pub(super) use self::publish::LIST_LEN;
 use super::error::{CasError, ReadError, chain};
 use super::group::{GroupRequest, SegmentUse, Step};
 use super::index::IndexError;
@@ -185,6 +186,8 @@ pub(super) struct CommitParts<M> {
     pub(super) manifest: Manifest,
     /// The manifest's own pack, which no list names yet, and others of that kind.
     pub(super) unlisted: Vec<super::manifest::PackEntry>,
+    /// The first lists of packs of the manifest, which are full.
+    pub(super) full_lists: usize,
     pub(super) manifest_id: ContentId,
     /// What the root slot says of the journal.
     pub(super) released: Sequence,
@@ -263,6 +266,7 @@ impl<M: Medium> Committer<M> {
             parts.threads > 0,
         );
         packs.unlisted = unlisted;
+        packs.full_lists = parts.full_lists;
         let committer = Self {
             shared,
             manifest,
@@ -366,6 +370,7 @@ impl<M: Medium> Committer<M> {
     pub(super) fn close(mut self) -> io::Result<()> {
         match self.closing {
             Some(last) if self.is_clean() && self.released >= last => {
+                self.journal.reclaimer.set_mark(self.manifest.commit);
                 self.journal.reclaimer.close(last)
             }
             _ => Ok(()),

@@ -13,7 +13,7 @@ use super::pack::PackError;
 use super::root::RootsError;
 use super::tree::TreeError;
 use crate::blob::{BlobError, BlobId};
-use crate::storage::journal::{JournalError, JournalId, ScanError};
+use crate::storage::journal::{JournalError, JournalId, ScanError, Sequence};
 use crate::units::Sectors;
 
 /// Why a block, a node or a manifest cannot be had.
@@ -133,8 +133,9 @@ pub enum CasError {
     },
     /// The newest root slot is damaged, and the journal relies on it.
     #[error(
-        "the newest root slot of archive {path} is damaged: the one before it, of commit {commit}, lacks \
-         acknowledged writes that the journal has given up; to go back to that state: --accept-loss"
+        "the newest root slot of archive {path} is lost: the one before it, of commit {commit}, lacks what \
+         was acknowledged since; to find the newest state that there is: aoe-server store repair --roots \
+         {path}; to go back to that of commit {commit}: aoe-server store recover --accept-loss {path}"
     )]
     RootLost {
         /// The directory.
@@ -176,7 +177,8 @@ pub enum CasError {
     /// The journal that is there is not the one that was.
     #[error(
         "the journal of archive {path} has the name {found} where {wanted} is expected: acknowledged \
-         writes may be missing; put the right one back, or do without: --accept-loss"
+         writes may be missing; put the right one back, or move this one away and do without: aoe-server \
+         store recover --accept-loss {path}"
     )]
     OtherJournal {
         /// The directory.
@@ -186,10 +188,25 @@ pub enum CasError {
         /// The name of the one that belongs there.
         wanted: JournalId,
     },
+    /// The journal is as it was some time ago.
+    #[error(
+        "the journal of archive {path} is an older copy: it ends with number {last}, and the archive \
+         has given up writes up to {released}; acknowledged writes may be missing; put the right one back, or do \
+         without: aoe-server store recover --accept-loss {path}"
+    )]
+    JournalOlder {
+        /// The directory.
+        path: PathBuf,
+        /// The last entry that there is.
+        last: Sequence,
+        /// The last entry that is needed no more.
+        released: Sequence,
+    },
     /// There is no journal.
     #[error(
-        "the journal {journal} of archive {path} is missing: acknowledged writes may be lost; put it \
-         back, or do without: --accept-loss"
+        "the journal {journal} of archive {path} is missing: acknowledged writes may be lost; if it is \
+         elsewhere, name it (`journal` in the configuration, --journal of commands); put it back; or do \
+         without: aoe-server store recover --accept-loss {path}"
     )]
     NoJournal {
         /// The directory.
@@ -198,7 +215,10 @@ pub enum CasError {
         journal: PathBuf,
     },
     /// The journal cannot be read.
-    #[error("the journal of archive {path} cannot be read")]
+    #[error(
+        "the journal of archive {path} cannot be read; put it back, or move it away and do without: \
+         aoe-server store recover --accept-loss {path}"
+    )]
     JournalUnreadable {
         /// The directory.
         path: PathBuf,
@@ -208,7 +228,8 @@ pub enum CasError {
     /// Part of the journal is damaged, and later parts are not: it is no torn write.
     #[error(
         "the journal of archive {path} is damaged: acknowledged writes with the sequence numbers {} \
-         are lost; to do without them and what depends on them: --accept-loss",
+         are lost; to do without them and what depends on them: aoe-server store recover --accept-loss \
+         {path}",
         ranges(.lost)
     )]
     JournalDamaged {

@@ -91,6 +91,8 @@ pub(super) fn examine(
     };
     let Some(found) = check.state(blobs, &slots)? else {
         check.unlisted(blobs, &PackTable::default())?;
+        // They are all there is: nothing tells which of them are of no use.
+        check.report.findings.retain(|finding| !matches!(finding, Finding::Unlisted { .. }));
         return Ok(check.report);
     };
     check.journal(journal, &found.slot)?;
@@ -226,12 +228,16 @@ impl<'p> Check<'p> {
                 return Ok(());
             }
         };
-        if scan.id() != slot.journal {
+        if scan.id() != slot.journal && scan.id() != slot.next_journal() {
             self.find(Finding::JournalOther { found: scan.id(), wanted: slot.journal });
             return Ok(());
         }
-        if scan.released() > slot.released {
+        if scan.released() > slot.released || scan.mark() > slot.commit {
             self.find(Finding::RootLost { commit: slot.commit });
+        }
+        if scan.last() < slot.released {
+            let (last, released) = (scan.last(), slot.released);
+            self.find(Finding::JournalOlder { last, released });
         }
         if !scan.lost().is_empty() {
             self.find(Finding::JournalDamaged { lost: scan.lost().to_vec() });

@@ -25,7 +25,7 @@ pub(super) const NAME_MAX: usize = 64;
 /// The smallest block, in bytes.
 pub(super) const BLOCK_MIN: usize = 4 << 10;
 /// The most sectors of a volume: its bytes have to be countable.
-const SIZE_MAX: Sectors = Sectors(1 << 48);
+pub(super) const SIZE_MAX: Sectors = Sectors(1 << 48);
 /// The most levels of a tree: nine have room for 2^63 blocks.
 const DEPTH_MAX: u8 = 9;
 

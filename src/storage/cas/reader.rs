@@ -83,7 +83,7 @@ impl PackTable {
         self.0.get(number as usize).copied().flatten()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = PackEntry> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = PackEntry> + Clone {
         self.0.iter().flatten().copied()
     }
 }

@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 
 use super::commit::{
-    CommitParts, CommitStatus, Committer, JournalParts, OWN_PACK, PackSizes, VolumeState,
+    CommitParts, CommitStatus, Committer, JournalParts, LIST_LEN, OWN_PACK, PackSizes, VolumeState,
 };
 use super::entry::ArchiveEntry;
 use super::error::{CasError, Why};
@@ -28,7 +28,7 @@ use super::store::StoreOptions;
 use super::{ContentId, FrameKind, StoreId, VolumeNumber};
 use crate::blob::{BlobError, BlobId, BlobStore};
 use crate::clock::Instant;
-use crate::storage::journal::{Guarded, JournalId, Medium, Scan, Sequence};
+use crate::storage::journal::{Guarded, JournalId, Medium, Scan, Sequence, format};
 use crate::units::{SECTOR_SIZE, Sectors};
 
 /// Octets of the end of a pack that are read at once in the hope that the directory is among them.
@@ -82,6 +82,8 @@ pub(super) struct Found {
     pub(super) manifest: Manifest,
     pub(super) packs: PackTable,
     pub(super) own: PackEntry,
+    /// The first of those lists that are full.
+    pub(super) full_lists: usize,
 }
 
 /// Stores the first manifest of an empty store, and returns the root slot that names it. The store is
@@ -130,7 +132,7 @@ pub(super) fn recover(
     now: Instant,
 ) -> Result<OpenStore, CasError> {
     let StoreMedia { path, blobs, roots, journal, runs } = media;
-    let Found { slot, manifest, packs, own } = find(&path, &*blobs, &roots)?;
+    let Found { slot, manifest, packs, own, full_lists } = find(&path, &*blobs, &roots)?;
     #[cfg(test)]
     note_found(&manifest);
     let (index, unread) = open_index(&path, &*blobs, runs, &manifest, &packs)?;
@@ -152,10 +154,14 @@ pub(super) fn recover(
     let scan = scan(&path, &journal, &slot, options.accept_loss)?;
     let mut replay = Replay::new(&path, &shared, manifest.taken());
     let complete = replay.pass(&scan, &journal)?;
+    if replay.newest >= Some(VolumeNumber(manifest.next_volume)) && !options.accept_loss {
+        return Err(CasError::RootLost { path, commit: slot.commit });
+    }
     let mut recovered = replay.recovered();
     let (numbers, volumes) = replay.into_parts(&scan);
     let (appender, mut reclaimer) = scan.ends(journal.clone());
     // From now on it is in use: it was perhaps closed before.
+    reclaimer.set_mark(slot.commit);
     reclaimer.release(scan.released()).map_err(|source| CasError::Io {
         op: "write to the journal of",
         path: path.clone(),
@@ -168,14 +174,16 @@ pub(super) fn recover(
     let parts = CommitParts {
         shared: Arc::clone(&shared),
         unlisted: vec![own],
+        full_lists,
         manifest_id: slot.manifest.id,
-        released: slot.released,
+        // More only if the loss of a root slot was accepted.
+        released: slot.released.max(scan.released()),
         roots: Guarded::new(roots),
         journal: JournalParts {
             reclaimer,
             uses: used,
             numbers,
-            id: slot.journal,
+            id: scan.id(),
             group: group_requests.clone(),
         },
         volumes,
@@ -270,6 +278,7 @@ pub(super) fn read_state(
         return Err(unreadable(Why("it is not the one of that commit".into())));
     }
     let mut packs = PackTable::default();
+    let mut lens = Vec::new();
     for list in &mut manifest.pack_lists {
         if list.pack == OWN_PACK {
             list.pack = slot.manifest.pack;
@@ -278,6 +287,7 @@ pub(super) fn read_state(
         let unlisted = |why: Why| unreadable(Why(format!("its list in pack {pack}: {}", why.0)));
         let octets = read_frame(blobs, list, FrameKind::PackList).map_err(unlisted)?;
         let entries = parse_pack_list(&octets).map_err(|error| unlisted(error.into()))?;
+        lens.push(entries.len());
         for entry in entries {
             packs.insert(entry);
         }
@@ -285,7 +295,8 @@ pub(super) fn read_state(
     let RootSlot { pack_number: number, pack_bytes: bytes, .. } = slot;
     let own = PackEntry { number, id: slot.manifest.pack, bytes, kind: PackKind::Meta };
     packs.insert(own);
-    Ok(Found { slot, manifest, packs, own })
+    let full_lists = lens.iter().take_while(|len| **len == LIST_LEN).count();
+    Ok(Found { slot, manifest, packs, own, full_lists })
 }
 
 /// A frame whose place is known.
@@ -383,16 +394,29 @@ fn scan(
     let path = || path.to_path_buf();
     let scan =
         Scan::of(journal).map_err(|source| CasError::JournalUnreadable { path: path(), source })?;
-    if scan.id() != slot.journal {
+    if scan.id() != slot.journal && scan.id() != slot.next_journal() {
         return Err(CasError::OtherJournal {
             path: path(),
             found: scan.id(),
             wanted: slot.journal,
         });
     }
-    // It gives up what is in the tree of a durable root slot: one that came after this one.
-    if scan.released() > slot.released && !accept_loss {
+    // It gives up what is in the tree of a durable root slot, and is marked with the commit of one: one
+    // that came after this one.
+    if (scan.released() > slot.released || scan.mark() > slot.commit) && !accept_loss {
         return Err(CasError::RootLost { path: path(), commit: slot.commit });
+    }
+    if scan.last() < slot.released {
+        let (last, released) = (scan.last(), slot.released);
+        if !accept_loss {
+            return Err(CasError::JournalOlder { path: path(), last, released });
+        }
+        // All that it has is in the trees. New entries must not get numbers that were given up.
+        format(journal, slot.next_journal(), scan.geometry(), released).map_err(|source| {
+            CasError::Io { op: "write to the journal of", path: path(), source }
+        })?;
+        return Scan::of(journal)
+            .map_err(|source| CasError::JournalUnreadable { path: path(), source });
     }
     if !scan.lost().is_empty() {
         let lost = scan.lost().to_vec();
@@ -416,6 +440,8 @@ struct Replay<'a> {
     full: bool,
     /// There is always room.
     unbounded: bool,
+    /// The last volume that was made of those that were written to.
+    newest: Option<VolumeNumber>,
 }
 
 struct Replayed {
@@ -444,6 +470,7 @@ impl<'a> Replay<'a> {
             recovered: Recovered::default(),
             full: false,
             unbounded: false,
+            newest: None,
         }
     }
 
@@ -487,6 +514,7 @@ impl<'a> Replay<'a> {
     /// Takes an entry in, unless there was no room for one before.
     fn take(&mut self, sequence: Sequence, entry: &ArchiveEntry<'_>) {
         let (volume, number) = (entry.volume(), entry.number());
+        self.newest = self.newest.max(Some(volume));
         // Of a volume that is gone nothing is needed.
         let Some(replayed) = self.volumes.get_mut(&volume) else { return };
         self.numbers.push((sequence, volume, number));

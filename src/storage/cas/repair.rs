@@ -206,9 +206,9 @@ pub(super) fn repair_roots(
     options: &RepairRootsOptions,
 ) -> Result<RootsRepair, CasError> {
     let files = mend_files(path)?;
-    let sound: Vec<RootSlot> = match &files.roots {
+    let (sound, is_unreadable) = match &files.roots {
         Some(roots) => sound_slots(path, roots)?,
-        None => Vec::new(),
+        None => (Vec::new(), false),
     };
     let candidates = candidates(path, &files.blobs)?;
     let mut incomplete = Vec::new();
@@ -226,7 +226,9 @@ pub(super) fn repair_roots(
         return Err(CasError::NoState { path: path.into(), tried: incomplete.len() });
     };
     let newest = sound.iter().map(|slot| slot.commit).max();
-    if let Some(commit) = newest.filter(|commit| *commit >= chosen.manifest.commit)
+    // One that cannot be read keeps the store from being opened, even if the other is the newest.
+    let least = chosen.manifest.commit + u64::from(is_unreadable);
+    if let Some(commit) = newest.filter(|commit| *commit >= least)
         && !options.force
     {
         return Err(CasError::RootsSound { path: path.into(), commit });
@@ -250,8 +252,9 @@ pub(super) fn repair_roots(
     })
 }
 
-fn sound_slots(path: &Path, roots: &std::fs::File) -> Result<Vec<RootSlot>, CasError> {
-    let mut sound = Vec::new();
+/// The slots that are sound, and whether there is one that the disk does not hand out.
+fn sound_slots(path: &Path, roots: &std::fs::File) -> Result<(Vec<RootSlot>, bool), CasError> {
+    let (mut sound, mut is_unreadable) = (Vec::new(), false);
     for state in examine_roots(roots) {
         match state {
             SlotState::Sound(slot) => sound.push(slot),
@@ -259,10 +262,11 @@ fn sound_slots(path: &Path, roots: &std::fs::File) -> Result<Vec<RootSlot>, CasE
                 let source = super::RootsError::Version { found };
                 return Err(CasError::Roots { path: path.into(), source });
             }
-            SlotState::Empty | SlotState::Damaged | SlotState::Unreadable => {}
+            SlotState::Unreadable => is_unreadable = true,
+            SlotState::Empty | SlotState::Damaged => {}
         }
     }
-    Ok(sound)
+    Ok((sound, is_unreadable))
 }
 
 /// Every manifest that is in a pack, the newest first.
@@ -360,7 +364,11 @@ fn relation(
         Some(through) => *first > through + 1,
         None => number.0 >= manifest.next_volume,
     });
+    // What it has given up is in the commit that it is marked with.
+    let (mark, commit) = (scan.mark(), manifest.commit);
+    let gap = gap || mark > commit;
     let follows = scan.released() == Sequence(0)
+        || (1..=commit).contains(&mark)
         || !through.is_empty() && through.keys().all(|number| first.contains_key(number));
     match (gap, follows) {
         (true, _) => (scan.id(), JournalRelation::Gap, Sequence(0)),

@@ -65,6 +65,17 @@ impl RootSlot {
         commit % SLOTS * SLOT as u64
     }
 
+    /// The name of a journal that was made in place of the one that this names, whose loss was accepted.
+    /// That one, should it turn up again, is none that this store goes on with.
+    pub(super) fn next_journal(&self) -> JournalId {
+        let mut hasher = blake3::Hasher::new_derive_key("aoe-server archive 2026 next journal");
+        hasher.update(&self.journal.0);
+        hasher.update(&self.commit.to_le_bytes());
+        let mut id = [0; 16];
+        hasher.finalize_xof().fill(&mut id);
+        JournalId(id)
+    }
+
     pub(super) fn emit(&self) -> [u8; SLOT] {
         let mut octets = [0; SLOT];
         let mut writer = Writer::new(&mut octets);
@@ -184,22 +195,19 @@ pub(super) fn examine_roots(medium: &impl Medium) -> [SlotState; 2] {
 
 /// The roots of a store, the newest first: two as a rule. There is one when the other has not been
 /// written yet, was torn in writing, or is damaged; whether something newer is lost then shows in the
-/// journal, which has given up more than [`RootSlot::released`].
+/// journal, which has given up more than [`RootSlot::released`], or is marked with a later commit. One that
+/// the disk does not hand out may be the newest, and sound the next time.
 pub(super) fn read_roots(medium: &impl Medium) -> Result<Vec<RootSlot>, RootsError> {
     // What is found must not vanish after it was acted upon: a process that died may have left it in
     // the page cache only.
     medium.distrust().map_err(|source| RootsError::Io { op: "sync", source })?;
     let mut roots = Vec::new();
-    let mut trouble = None;
     for place in (0..SLOTS).map(RootSlot::place) {
         let mut octets = [0; SLOT];
         match medium.read_at(place, &mut octets) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
-            Err(source) => {
-                trouble = Some(RootsError::Io { op: "read", source });
-                continue;
-            }
+            Err(source) => return Err(RootsError::Io { op: "read", source }),
         }
         match RootSlot::parse(&octets) {
             Ok(root) if RootSlot::place(root.commit) == place => roots.push(root),
@@ -211,7 +219,7 @@ pub(super) fn read_roots(medium: &impl Medium) -> Result<Vec<RootSlot>, RootsErr
     }
     roots.sort_unstable_by_key(|root| std::cmp::Reverse(root.commit));
     match roots[..] {
-        [] => Err(trouble.unwrap_or(RootsError::Neither)),
+        [] => Err(RootsError::Neither),
         [newer, older] if newer.store != older.store => {
             Err(RootsError::Stores { newer: newer.store, older: older.store })
         }

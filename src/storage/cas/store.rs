@@ -211,6 +211,7 @@ impl CasStore {
         let (priority, bells) = (options.priority, Arc::clone(&shared));
         let thread = thread::Builder::new().name("archive-journal".into());
         let group = thread.spawn(move || {
+            let _guard = StopsOnPanic(Arc::clone(&bells));
             bells.journal_bell.answered_here();
             scheduling::raise(priority, &bells.name);
             run_group(group)
@@ -219,6 +220,7 @@ impl CasStore {
         let bells = Arc::clone(&shared);
         let thread = thread::Builder::new().name("archive-commit".into());
         let committer = thread.spawn(move || {
+            let _guard = StopsOnPanic(Arc::clone(&bells));
             bells.commit_bell.answered_here();
             scheduling::lower();
             run_committer(committer)
@@ -650,6 +652,17 @@ impl Drop for Inner {
     fn drop(&mut self) {
         if let Err(error) = self.close() {
             log::error!("{}", super::error::chain(&error));
+        }
+    }
+}
+
+/// Stops a store whose thread panics: nobody would do its work any more.
+struct StopsOnPanic(Arc<StoreShared>);
+
+impl Drop for StopsOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.stop("a thread of it has panicked");
         }
     }
 }

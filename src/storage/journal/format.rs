@@ -31,6 +31,8 @@ const VERSION: u16 = 1;
 const NUMBER_MAX: u64 = 1 << 63;
 /// Octets of a head that are not reserved, the checksum included.
 const HEAD_LEN: usize = 68;
+/// Octets of the mark in a head.
+const MARK: usize = 6;
 const IN_USE: u32 = 1;
 const CLEAN: u32 = 2;
 
@@ -129,6 +131,8 @@ impl Geometry {
 pub(super) struct Head {
     pub(super) id: JournalId,
     pub(super) geometry: Geometry,
+    /// A number below 2^48, which means something to whoever uses the journal.
+    pub(super) mark: u64,
     /// Counts the heads that were written: the higher one holds.
     pub(super) turn: u64,
     /// Entries up to here are needed no more.
@@ -157,7 +161,7 @@ impl Head {
         let mut writer = Writer(&mut octets);
         writer.put(&HEAD_MAGIC);
         writer.put(&VERSION.to_le_bytes());
-        writer.put(&[0; 6]);
+        writer.put(&self.mark.to_le_bytes()[..MARK]);
         writer.put(&self.id.0);
         writer.put(&self.geometry.segment_bytes.to_le_bytes());
         writer.put(&self.geometry.segments.to_le_bytes());
@@ -170,7 +174,10 @@ impl Head {
 
     pub(super) fn parse(octets: &[u8; UNIT]) -> Result<Self, Unreadable> {
         let mut reader = sealed(octets, HEAD_MAGIC, HEAD_LEN)?;
+        let mut mark = [0; 8];
+        mark[..MARK].copy_from_slice(&reader.array::<MARK>());
         let head = Self {
+            mark: u64::from_le_bytes(mark),
             id: JournalId(reader.array()),
             geometry: Geometry {
                 segment_bytes: u64::from_le_bytes(reader.array()),
@@ -316,13 +323,8 @@ fn sealed(octets: &[u8; UNIT], magic: [u8; 8], len: usize) -> Result<Reader<'_>,
         // closely; a damaged number is as unknown as a new one.
         return Err(Unreadable::Version(version));
     }
-    let reserved: [u8; 6] = reader.array();
     let checksum = crc32c::crc32c(&octets[..len - 4]).to_le_bytes();
-    if reserved == [0; 6] && octets[len - 4..len] == checksum {
-        Ok(reader)
-    } else {
-        Err(Unreadable::Invalid)
-    }
+    if octets[len - 4..len] == checksum { Ok(reader) } else { Err(Unreadable::Invalid) }
 }
 
 /// Puts fields one behind the other.

@@ -173,7 +173,7 @@ pub(in super::super) fn format(
         at += some as u64;
     }
     for turn in 0..HEADS {
-        let head = Head { id, geometry, turn, released: last, clean: true };
+        let head = Head { id, geometry, mark: 0, turn, released: last, clean: true };
         debug_assert_eq!(head.place(), turn * UNIT as u64, "each has its place");
         medium.write_at(head.place(), &head.emit())?;
     }

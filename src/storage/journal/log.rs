@@ -213,6 +213,13 @@ impl<M: Medium> Reclaimer<M> {
         self.head.id
     }
 
+    /// From the next time on that something is released, or the journal closed, it has this mark, of
+    /// which the lower 48 bits count: what is known to be durable elsewhere.
+    #[cfg(feature = "cas")]
+    pub fn set_mark(&mut self, mark: u64) {
+        self.head.mark = mark & ((1 << 48) - 1);
+    }
+
     /// Gives up all entries up to `through`: they will not be replayed. Segments that have no
     /// others become free. Tells how many.
     ///

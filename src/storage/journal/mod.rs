@@ -45,10 +45,8 @@ pub use scan::{Scan, ScanError};
 pub(super) use committer::Order;
 pub(super) use error::Word;
 pub(super) use file_journal::{ImageFacts, JournalLink};
-#[cfg(test)]
-pub(super) use journal_file::format;
 #[cfg(feature = "cas")]
-pub(super) use journal_file::{JournalFile, random_id};
+pub(super) use journal_file::{JournalFile, format, random_id};
 pub(super) use mark::Mark;
 pub(super) use medium::SyncGuard;
 #[cfg(feature = "cas")]

@@ -98,6 +98,18 @@ impl Scan {
         self.head.geometry
     }
 
+    /// The mark that it was given last, or 0.
+    #[cfg(feature = "cas")]
+    pub fn mark(&self) -> u64 {
+        self.head.mark
+    }
+
+    /// The last entry that there is, or that was given up.
+    #[cfg(feature = "cas")]
+    pub fn last(&self) -> Sequence {
+        self.tip().last
+    }
+
     /// Entries up to here were given up.
     pub fn released(&self) -> Sequence {
         self.head.released

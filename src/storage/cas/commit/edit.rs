@@ -2,7 +2,7 @@
 
 use super::super::error::{CasError, ReadError};
 use super::super::id::TreeRoot;
-use super::super::manifest::{Manifest, SnapshotEntry, VolumeEntry, is_name};
+use super::super::manifest::{Manifest, SIZE_MAX, SnapshotEntry, VolumeEntry, is_name};
 use super::super::request::{Edit, Edited};
 use super::super::{BlockNumber, SnapshotInfo, VolumeInfo, VolumeNumber};
 use super::Trouble;
@@ -102,7 +102,7 @@ impl Manifest {
     }
 
     fn depth_for(&self, size: Sectors) -> Result<u8, CasError> {
-        let bytes = size.bytes().filter(|bytes| *bytes > 0 && *bytes < 1 << 60);
+        let bytes = size.bytes().filter(|bytes| *bytes > 0 && size <= SIZE_MAX);
         bytes.ok_or(CasError::Size { size })?;
         Ok(TreeRoot::depth_for(blocks_of(size, self.block_bytes)))
     }

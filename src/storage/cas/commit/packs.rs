@@ -152,6 +152,8 @@ pub(super) struct Packs {
     pub(super) next_pack: u32,
     /// Packs that are durable, and that no manifest names yet.
     pub(super) unlisted: Vec<PackEntry>,
+    /// Lists that are full, and are never written again: the first ones of the manifest.
+    pub(super) full_lists: usize,
     pub(super) counters: PutCounters,
 }
 
@@ -179,6 +181,7 @@ impl Packs {
             under_way: Vec::new(),
             next_pack,
             unlisted: Vec::new(),
+            full_lists: 0,
             counters: PutCounters::default(),
         }
     }

@@ -25,11 +25,13 @@ use crate::protocol::ata::AtaText;
 use crate::storage::DeviceInfo;
 use crate::storage::journal::{Medium, Sequence};
 
-/// Lists of packs that a manifest names before they are written as one. These numbers are small in
+/// Short lists of packs that a manifest names before they are written as one. These numbers are small in
 /// tests, so that they are reached.
 const LISTS: usize = if cfg!(test) { 5 } else { 64 };
-/// Packs in one list.
-const LIST_LEN: usize = 1 << 16;
+/// Packs in a list that is full.
+pub(in super::super) const LIST_LEN: usize = if cfg!(test) { 48 } else { 1 << 16 };
+/// Packs in short lists from which on those are written anew: what that takes has to fit into a pack.
+const SHORT_LISTED: usize = 4 * LIST_LEN;
 /// Entries in memory from which on the index is written.
 const INDEX_ENTRIES: usize = if cfg!(test) { 100 } else { 1 << 18 };
 
@@ -71,12 +73,13 @@ impl<M: Medium> Committer<M> {
         }
         self.split.publish += nanos_since(started);
         self.publish(manifest, jobs);
+        // What was answered must not be undone by the loss of a root slot, and nobody know.
+        self.trim(outcomes.iter().any(Result::is_ok));
         // Before anybody hears of it, and looks.
         self.report();
         for ((_, reply), outcome) in edits.into_iter().zip(outcomes) {
             let _ = reply.send(outcome.map_err(|error| *error)); // who asked may have gone
         }
-        self.trim();
         Ok(())
     }
 
@@ -149,7 +152,7 @@ impl<M: Medium> Committer<M> {
             self.packs.push_node(FrameKind::Node, *id, octets)?;
         }
         self.packs.finish_all_but_last()?;
-        self.list_packs(manifest)?;
+        let full_lists = self.list_packs(manifest)?;
         manifest.next_pack = self.packs.next_pack + 1;
         let (place, own) = self.packs.put_manifest(&manifest.emit())?;
         let released = self.releasable(manifest).1;
@@ -168,6 +171,7 @@ impl<M: Medium> Committer<M> {
         self.manifest_id = place.id;
         self.released = released;
         self.packs.unlisted = vec![own];
+        self.packs.full_lists = full_lists;
         // The manifest's own pack has a name by now, for the next one to use.
         for list in &mut manifest.pack_lists {
             if list.pack == OWN_PACK {
@@ -177,20 +181,29 @@ impl<M: Medium> Committer<M> {
         Ok(())
     }
 
-    /// Adds the packs that no manifest names yet, or all of them anew when there are many lists.
-    fn list_packs(&mut self, manifest: &mut Manifest) -> Result<(), Trouble> {
-        let packs: Vec<PackEntry> = if manifest.pack_lists.len() >= LISTS {
-            manifest.pack_lists.clear();
+    /// Adds the packs that no manifest names yet; and when there are many short lists, all of those anew.
+    /// Tells how many lists are full after that: the first ones, with the first packs.
+    fn list_packs(&mut self, manifest: &mut Manifest) -> Result<usize, Trouble> {
+        let full = self.packs.full_lists;
+        let lists = manifest.pack_lists.len();
+        let (packs, anew) = {
             let table = &self.shared.reader.packs;
-            table.read().unwrap_or_else(std::sync::PoisonError::into_inner).iter().collect()
-        } else {
-            self.packs.unlisted.clone()
+            let table = table.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+            // In the order of their numbers, which is the one in which they were listed.
+            let short = table.iter().skip(full * LIST_LEN);
+            let anew = lists - full >= LISTS || short.clone().count() >= SHORT_LISTED;
+            let packs: Vec<PackEntry> =
+                if anew { short.collect() } else { self.packs.unlisted.clone() };
+            (packs, anew)
         };
+        if anew {
+            manifest.pack_lists.truncate(full);
+        }
         for some in packs.chunks(LIST_LEN) {
             let list: FrameRef = self.packs.push_list(some)?;
             manifest.pack_lists.push(list);
         }
-        Ok(())
+        Ok(if anew { full + packs.len() / LIST_LEN } else { full })
     }
 
     /// Lets the front ends see what the root slot says now.
@@ -253,10 +266,12 @@ impl<M: Medium> Committer<M> {
         (done, last)
     }
 
-    /// Gives up what the journal need not have any more, and writes the index when it has grown.
-    fn trim(&mut self) {
+    /// Gives up what the journal need not have any more, and writes the index when it has grown. The
+    /// journal is marked with the commit then, and also when that has `changed` what there is.
+    fn trim(&mut self, changed: bool) {
         let (done, last) = self.releasable(&self.manifest);
-        if done > 0 {
+        if done > 0 || changed {
+            self.journal.reclaimer.set_mark(self.manifest.commit);
             match self.journal.reclaimer.release(last) {
                 Ok(_) => {
                     self.journal.numbers.drain(..done);

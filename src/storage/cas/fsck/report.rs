@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::super::{FrameKind, StoreId};
 use crate::blob::BlobId;
-use crate::storage::journal::JournalId;
+use crate::storage::journal::{JournalId, Sequence};
 use crate::units::{Lba, Sectors};
 
 /// How bad something is.
@@ -66,8 +66,7 @@ pub enum Finding {
     NoRoot,
     /// The newest root slot is gone.
     #[error(
-        "the newest root slot is lost: commit {commit}, which is left, lacks writes that the journal has \
-         given up"
+        "the newest root slot is lost: commit {commit}, which is left, lacks what was acknowledged since"
     )]
     RootLost {
         /// The commit of the slot that is left.
@@ -188,6 +187,17 @@ pub enum Finding {
         /// The name that belongs there.
         wanted: JournalId,
     },
+    /// The journal is as it was some time ago.
+    #[error(
+        "the journal is an older copy: it ends with number {last}, and writes up to {released} were given up: \
+         acknowledged writes may be lost"
+    )]
+    JournalOlder {
+        /// The last entry that there is.
+        last: Sequence,
+        /// The last entry that is needed no more.
+        released: Sequence,
+    },
     /// The journal cannot be read.
     #[error("the journal cannot be read: {why}")]
     JournalUnreadable {
@@ -242,6 +252,7 @@ impl Finding {
             | Self::Manifest { .. }
             | Self::JournalMissing { .. }
             | Self::JournalOther { .. }
+            | Self::JournalOlder { .. }
             | Self::JournalUnreadable { .. }
             | Self::JournalDamaged { .. }
             | Self::JournalEntry { .. } => Severity::Loss,
@@ -269,6 +280,7 @@ impl Finding {
             Self::IndexWrong { .. } => "index-wrong",
             Self::JournalMissing { .. } => "journal-missing",
             Self::JournalOther { .. } => "journal-other",
+            Self::JournalOlder { .. } => "journal-older",
             Self::JournalUnreadable { .. } => "journal-unreadable",
             Self::JournalDamaged { .. } => "journal-damaged",
             Self::JournalEntry { .. } => "journal-entry",
@@ -317,7 +329,7 @@ pub struct FsckCounts {
     pub packs: u64,
     /// Their octets, as they are.
     pub pack_bytes: u64,
-    /// Blobs that no list names, and their octets.
+    /// Blobs that no list names, and their octets; all, if no state can be read.
     pub unlisted: (u64, u64),
     /// Frames in those packs.
     pub frames: u64,

@@ -189,9 +189,9 @@ fn open_journal(
         Err(JournalError::NotFound { .. }) if options.accept_loss => {
             let slots = root::read_roots(roots)
                 .map_err(|source| CasError::Roots { path: path.into(), source })?;
-            let (id, last) = slots
-                .first()
-                .map_or((JournalId([0; 16]), Sequence(0)), |slot| (slot.journal, slot.released));
+            let (id, last) = slots.first().map_or((JournalId([0; 16]), Sequence(0)), |slot| {
+                (slot.next_journal(), slot.released)
+            });
             log::error!(
                 "archive {}: its journal {} is missing and is made anew: acknowledged writes that were \
                  in it are lost",
