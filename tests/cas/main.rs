@@ -13,3 +13,5 @@ mod octets;
 mod read_ahead;
 #[path = "../common/small_disk.rs"]
 mod small_disk;
+mod stores;
+mod stores_base;
