@@ -22,7 +22,7 @@ use crate::octets::{copy, flip};
 use crate::stores_base::{DISKS, Disk, base, history, is_last, options};
 
 /// How many damages there are: none vanishes unseen.
-const FIXTURES: usize = 1;
+const FIXTURES: usize = 78;
 
 /// How a line starts that no expectation may have.
 const WRONG: &str = "WRONG: ";
