@@ -4,8 +4,10 @@ use aoe_server::storage::{Accepted, BlockStorage, Fault, Ready, Ticket};
 use aoe_server::units::{Lba, Sectors};
 use std::time::Duration;
 
-/// How long anything may take.
-const PATIENCE: u32 = 20_000;
+/// How often anything is asked for, and how long to wait in between: ten seconds at least. Reads are many, so
+/// that a test is as slow as each of them is.
+const PATIENCE: u32 = 200_000;
+const PAUSE: Duration = Duration::from_micros(50);
 
 /// Octets of a sector that say where and when they were written.
 pub(crate) fn stamp(lba: u64, version: u64) -> [u8; 512] {
@@ -23,7 +25,7 @@ pub(crate) fn wait<T>(mut ask: impl FnMut() -> Option<T>) -> T {
         if let Some(answer) = ask() {
             return answer;
         }
-        std::thread::park_timeout(Duration::from_millis(1));
+        std::thread::park_timeout(PAUSE);
     }
     panic!("no answer");
 }

@@ -15,7 +15,7 @@ use aoe_server::storage::journal::Geometry;
 use aoe_server::units::Sectors;
 
 use crate::disk::{discard, read, stamp, while_driven, write};
-use crate::octets::{copy, u64_at};
+use crate::octets::{copy, journal_bytes};
 
 fn fixture(version: u32) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/stores/version-{version}"))
@@ -50,8 +50,7 @@ fn stores_of_version_1_are_read() {
     let heads = fs::read(archive.join("journal.heads")).unwrap();
     let journal = File::create_new(archive.join("journal")).unwrap();
     journal.write_all_at(&heads, 0).unwrap();
-    let segments = u64::from(u32::from_le_bytes(heads[40..44].try_into().unwrap()));
-    journal.set_len(8192 + u64_at(&heads, 32) * segments).unwrap();
+    journal.set_len(journal_bytes(&heads)).unwrap();
 
     let report = CasStore::fsck(directory.path(), &FsckOptions::default(), &mut |_| ()).unwrap();
     let found: Vec<_> =

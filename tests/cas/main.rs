@@ -14,3 +14,5 @@ mod older;
 mod read_ahead;
 #[path = "../common/small_disk.rs"]
 mod small_disk;
+mod stores;
+mod stores_base;

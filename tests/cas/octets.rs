@@ -19,6 +19,8 @@ pub(crate) const FOOTER: u64 = 64;
 pub(crate) struct Frame {
     pub(crate) pack: PathBuf,
     pub(crate) kind: u8,
+    /// Of what is in it.
+    pub(crate) name: [u8; 32],
     pub(crate) offset: u64,
     /// Octets of its payload.
     pub(crate) stored: u64,
@@ -73,6 +75,7 @@ fn pack(path: &Path) -> Pack {
         Frame {
             pack: path.into(),
             kind: entry[44],
+            name: entry[..32].try_into().unwrap(),
             offset: u32_at(entry, 32),
             stored: u32_at(entry, 36),
         }
@@ -111,6 +114,11 @@ pub(crate) fn newest_root(store: &Path) -> Root {
         }
     });
     slots.into_iter().max_by_key(|slot| slot.commit).unwrap()
+}
+
+/// How long a journal is, by the first of its heads.
+pub(crate) fn journal_bytes(heads: &[u8]) -> u64 {
+    8192 + u64_at(heads, 32) * u32_at(heads, 40)
 }
 
 /// Flips a bit.
