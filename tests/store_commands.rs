@@ -56,6 +56,37 @@ fn a_sound_store() {
     assert!(complaint.contains("is sound"), "{complaint}");
 }
 
+/// What messages ask for can be done.
+#[test]
+fn a_store_without_its_journal() {
+    let store = store();
+    let journal = store.path().join("archive/journal");
+    fs::remove_file(&journal).unwrap();
+    let (code, out, _) = run(&["fsck"], store.path());
+    assert_eq!(code, 1, "{out}");
+    let (code, _, complaint) = run(&["recover"], store.path());
+    assert_eq!(code, 2, "{complaint}");
+    assert!(complaint.contains("is missing: acknowledged writes may be lost"), "{complaint}");
+    let advice = format!("aoe-server store recover --accept-loss {}", store.path().display());
+    assert!(complaint.contains(&advice), "{complaint}");
+    assert!(!journal.exists());
+    let (code, out, complaint) = run(&["recover", "--accept-loss"], store.path());
+    assert_eq!(code, 0, "{complaint}");
+    assert!(out.contains("0 writes of 0 B to 0 volumes were in the journal; commit"), "{out}");
+    // Once.
+    let (code, out, complaint) = run(&["recover", "--json"], store.path());
+    assert_eq!(code, 0, "{complaint}");
+    assert!(out.contains(r#""writes":0"#), "{out}");
+    let (code, out, _) = run(&["fsck"], store.path());
+    assert_eq!(code, 0, "{out}");
+    let (code, _, complaint) = run(&["recover"], Path::new("/nonexistent"));
+    assert_eq!(code, 2);
+    assert!(complaint.contains("is not an archive"), "{complaint}");
+    // Of what makes no sense together nothing is done.
+    let (code, _, complaint) = run(&["repair", "--index", "--dry-run"], store.path());
+    assert_eq!(code, 2, "{complaint}");
+}
+
 #[test]
 fn a_damaged_store() {
     let store = store();

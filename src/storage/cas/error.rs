@@ -215,10 +215,7 @@ pub enum CasError {
         journal: PathBuf,
     },
     /// The journal cannot be read.
-    #[error(
-        "the journal of archive {path} cannot be read; put it back, or move it away and do without: \
-         aoe-server store recover --accept-loss {path}"
-    )]
+    #[error("the journal of archive {path} cannot be read{}", without_journal(.path, .source))]
     JournalUnreadable {
         /// The directory.
         path: PathBuf,
@@ -412,9 +409,26 @@ pub enum CasError {
 }
 
 pub(super) fn ranges(lost: &[RangeInclusive<u64>]) -> String {
-    let ranges: Vec<_> =
-        lost.iter().map(|range| format!("{} to {}", range.start(), range.end())).collect();
-    ranges.join(", ")
+    let range = |range: &RangeInclusive<u64>| match (range.start(), range.end()) {
+        (first, last) if first == last => first.to_string(),
+        (first, last) => format!("{first} to {last}"),
+    };
+    lost.iter().map(range).collect::<Vec<_>>().join(", ")
+}
+
+/// What to do without a journal, if that is all that is left.
+fn without_journal(path: &std::path::Path, source: &ScanError) -> String {
+    let path = path.display();
+    match source {
+        ScanError::NotAJournal | ScanError::Length { .. } => format!(
+            " (put the right one back, or move it away and do without: aoe-server store recover \
+             --accept-loss {path})"
+        ),
+        ScanError::Io { .. } => {
+            " (if that stays so, copy what can be read of it, and put that in its place)".into()
+        }
+        _ => String::new(),
+    }
 }
 
 /// An error and what is behind it, on one line.

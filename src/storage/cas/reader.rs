@@ -29,6 +29,7 @@ use super::tree::{self, Cursor, NodeMemory, NodeSource, Peek};
 use super::trust::PackTrust;
 use super::{BlockNumber, ContentId, FrameKind};
 use crate::blob::{BlobId, BlobStore};
+use crate::units::SECTOR_SIZE;
 use crate::wake::Waker;
 
 /// Fetches of one front end that can be under way.
@@ -41,6 +42,9 @@ const SPAN: u64 = 1 << 20;
 /// Of what is kept in memory, the part that is for nodes: 1/8 and at least this, in bytes, but never more
 /// than half.
 const NODES_LEAST: u64 = 4 << 20;
+/// The part of that, one of so many, that is for nodes which are no leaves. All of them fit with the usual
+/// 256 MiB, as long as what is read has no more than 500 GiB, in blocks of 16 KiB.
+const UPPER: u64 = 4;
 /// Of the cache of blocks, the part that is for those that were asked for again. The rest is for what has
 /// just come: too little of it, and what was fetched ahead would be gone before somebody reads it.
 const HOT: f64 = 0.75;
@@ -113,7 +117,9 @@ pub(super) struct Reader {
     /// say that it covers it: the next to open the store may have better luck.
     pub(super) unread: Option<u32>,
     pub(super) trust: PackTrust,
-    nodes: Cache<ContentId, Arc<Node>, ByBytes>,
+    /// Nodes with others below them: there are few of them, and leaves do not push them out.
+    upper: Cache<ContentId, Arc<Node>, ByBytes>,
+    leaves: Cache<ContentId, Arc<Node>, ByBytes>,
     blocks: Cache<ContentId, Arc<Block>, ByBytes>,
     /// For the octets of blocks.
     buffers: Arc<BlockBuffers>,
@@ -141,6 +147,8 @@ impl Reader {
     ) -> Self {
         let for_nodes = (cache_bytes / 8).max(NODES_LEAST.min(cache_bytes / 2));
         let for_blocks = cache_bytes - for_nodes;
+        let for_upper = for_nodes / UPPER;
+        let for_leaves = for_nodes - for_upper;
         let count = |bytes: u64, each: u64| usize::try_from(bytes / each + 1).unwrap_or(1 << 20);
         Self {
             name,
@@ -149,7 +157,8 @@ impl Reader {
             packs: RwLock::new(packs),
             unread: None,
             trust: PackTrust::default(),
-            nodes: Cache::with_weighter(count(for_nodes, 4096), for_nodes, ByBytes),
+            upper: Cache::with_weighter(count(for_upper, 4096), for_upper, ByBytes),
+            leaves: Cache::with_weighter(count(for_leaves, 4096), for_leaves, ByBytes),
             blocks: blocks_cache(count(for_blocks, block_bytes as u64), for_blocks),
             // What the cache lets go others take soon; they are beside it.
             buffers: Arc::new(BlockBuffers::new(
@@ -178,7 +187,7 @@ impl Reader {
 
     /// What is kept in memory now, in bytes.
     pub(super) fn cached_bytes(&self) -> u64 {
-        self.nodes.weight() + self.blocks.weight()
+        self.upper.weight() + self.leaves.weight() + self.blocks.weight()
     }
 
     pub(super) fn cached_block(&self, id: ContentId) -> Option<Arc<Block>> {
@@ -197,7 +206,12 @@ impl Reader {
     }
 
     pub(super) fn keep_node(&self, id: ContentId, node: &Arc<Node>) {
-        self.nodes.insert(id, Arc::clone(node));
+        self.nodes(node.level()).insert(id, Arc::clone(node));
+    }
+
+    /// Where nodes of a level are kept.
+    fn nodes(&self, level: u8) -> &Cache<ContentId, Arc<Node>, ByBytes> {
+        if level == 0 { &self.leaves } else { &self.upper }
     }
 
     /// Where a frame is: its pack's name, too.
@@ -338,23 +352,25 @@ impl Reader {
         }
     }
 
-    /// Does what a fetch says. Pieces of packs are read into `piece`, which grows as it has to.
-    fn load(&self, fetch: Fetch, piece: &mut Vec<u8>) -> Fetched {
-        let mut loading = Loading::new(self, fetch, piece);
+    /// Does what a fetch for `disk` says. Pieces of packs are read into `piece`, which grows as it has to.
+    fn load(&self, fetch: Fetch, disk: &str, piece: &mut Vec<u8>) -> Fetched {
+        let mut loading = Loading::new(self, fetch, disk, piece);
         loading.find();
         loading.read();
         loading.fetched
     }
 
-    fn tell_failure(&self, fetch: &Fetch, block: u64, error: &ReadError) {
+    fn tell_failure(&self, fetch: &Fetch, disk: &str, block: u64, error: &ReadError) {
         // Each is answered with an error, which somebody has to look into.
         let count = self.counters.failures.fetch_add(1, Ordering::Relaxed);
         if fetch.purpose == Purpose::Ahead || count > 1000 && !count.is_multiple_of(1000) {
             return;
         }
+        let per_block = (self.block_bytes / SECTOR_SIZE) as u64;
+        let (first, last) = (block * per_block, (block + 1) * per_block - 1);
         log::error!(
-            "archive {}: BLOCK {block} of a volume CANNOT BE READ, sectors of it are answered with \
-             an error; aoe-server store fsck tells whose it is: {error}",
+            "archive {}: {disk}: sectors {first} to {last} CANNOT BE READ in full, and are answered with an \
+             error: {error}",
             self.name
         );
     }
@@ -380,7 +396,7 @@ impl NodeSource for Reader {
     type Error = ReadError;
 
     fn node(&self, id: ContentId, level: u8) -> Result<Arc<Node>, ReadError> {
-        if let Some(node) = self.nodes.get(&id) {
+        if let Some(node) = self.nodes(level).get(&id) {
             return Ok(node);
         }
         let (pack, location) = self.locate(id)?;
@@ -423,12 +439,12 @@ pub(super) struct CachedNodes<'a> {
 }
 
 impl NodeMemory for CachedNodes<'_> {
-    fn cached(&self, id: ContentId, _: u8) -> Option<Arc<Node>> {
+    fn cached(&self, id: ContentId, level: u8) -> Option<Arc<Node>> {
         let recent = || {
             let (_, node) = self.recent.iter().rev().find(|(known, _)| *known == id)?;
             Some(Arc::clone(node))
         };
-        self.reader.nodes.get(&id).or_else(recent)
+        self.reader.nodes(level).get(&id).or_else(recent)
     }
 }
 
@@ -479,6 +495,8 @@ pub(super) struct Fetched {
 struct Loading<'a> {
     reader: &'a Reader,
     fetched: Fetched,
+    /// What it is for, for the log.
+    disk: &'a str,
     /// What is to be read: block, name, pack, place.
     wanted: Vec<(u64, ContentId, BlobId, Location)>,
     /// For a piece of a pack.
@@ -486,13 +504,13 @@ struct Loading<'a> {
 }
 
 impl<'a> Loading<'a> {
-    fn new(reader: &'a Reader, fetch: Fetch, piece: &'a mut Vec<u8>) -> Self {
+    fn new(reader: &'a Reader, fetch: Fetch, disk: &'a str, piece: &'a mut Vec<u8>) -> Self {
         let fetched = Fetched { fetch, nodes: Vec::new(), blocks: Vec::new(), faults: Vec::new() };
-        Self { reader, fetched, wanted: Vec::new(), piece }
+        Self { reader, fetched, disk, wanted: Vec::new(), piece }
     }
 
     fn fail(&mut self, block: u64, error: &ReadError) {
-        self.reader.tell_failure(&self.fetched.fetch, block, error);
+        self.reader.tell_failure(&self.fetched.fetch, self.disk, block, error);
         self.fetched.faults.push(block);
     }
 
@@ -620,9 +638,9 @@ struct Nodes<'a> {
 }
 
 impl NodeMemory for Nodes<'_> {
-    fn cached(&self, id: ContentId, _: u8) -> Option<Arc<Node>> {
+    fn cached(&self, id: ContentId, level: u8) -> Option<Arc<Node>> {
         let brought = self.brought.iter().find(|(known, _)| *known == id);
-        brought.map(|(_, node)| Arc::clone(node)).or_else(|| self.reader.nodes.get(&id))
+        brought.map(|(_, node)| Arc::clone(node)).or_else(|| self.reader.nodes(level).get(&id))
     }
 }
 
@@ -653,6 +671,8 @@ struct FetchEnd {
     fetches: Consumer<Fetch>,
     fetched: Arc<Mutex<Producer<Fetched>>>,
     waker: Option<Waker>,
+    /// The volume, or the snapshot, for the log.
+    disk: Arc<str>,
 }
 
 /// Threads that read and have nothing to do.
@@ -675,8 +695,8 @@ impl Sleepers {
     }
 }
 
-/// A fetch, where its result goes, and who is to be woken for it.
-type TakenFetch = (Fetch, Arc<Mutex<Producer<Fetched>>>, Option<Waker>);
+/// A fetch, what it is for, where its result goes, and who is to be woken for it.
+type TakenFetch = (Fetch, Arc<str>, Arc<Mutex<Producer<Fetched>>>, Option<Waker>);
 
 /// What the threads that read look into for work.
 #[derive(Debug, Default)]
@@ -687,11 +707,12 @@ pub(super) struct FetchPool {
 }
 
 impl FetchPool {
-    /// A way in for another front end.
-    pub(super) fn link(&self, waker: Option<Waker>) -> FetchLink {
+    /// A way in for the front end of `disk`.
+    pub(super) fn link(&self, disk: &str, waker: Option<Waker>) -> FetchLink {
         let (fetches, wanted) = RingBuffer::new(FETCHES);
         let (done, fetched) = RingBuffer::new(FETCHES);
-        let end = FetchEnd { fetches: wanted, fetched: Arc::new(Mutex::new(done)), waker };
+        let (fetched_end, disk) = (Arc::new(Mutex::new(done)), Arc::from(disk));
+        let end = FetchEnd { fetches: wanted, fetched: fetched_end, waker, disk };
         self.ends.lock().unwrap_or_else(PoisonError::into_inner).push(end);
         FetchLink { fetches, fetched, pool: Arc::clone(&self.sleepers) }
     }
@@ -704,8 +725,8 @@ impl FetchPool {
 
     /// Serves one fetch; `false` when there is none. Pieces of packs are read into `piece`.
     fn serve(&self, reader: &Reader, piece: &mut Vec<u8>) -> bool {
-        let Some((fetch, fetched, waker)) = self.take() else { return false };
-        let result = reader.load(fetch, piece);
+        let Some((fetch, disk, fetched, waker)) = self.take() else { return false };
+        let result = reader.load(fetch, &disk, piece);
         // A front end never has more fetches under way than there is room for.
         let _ = fetched.lock().unwrap_or_else(PoisonError::into_inner).push(result);
         if let Some(waker) = waker {
@@ -720,7 +741,8 @@ impl FetchPool {
         let place = ends.iter().position(|end| !end.fetches.is_empty())?;
         let end = &mut ends[place];
         let fetch = end.fetches.pop().ok()?;
-        let taken = (fetch, Arc::clone(&end.fetched), end.waker.clone());
+        let (disk, fetched) = (Arc::clone(&end.disk), Arc::clone(&end.fetched));
+        let taken = (fetch, disk, fetched, end.waker.clone());
         // The others first, next time.
         ends.rotate_left(place + 1);
         Some(taken)

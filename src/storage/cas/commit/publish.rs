@@ -364,7 +364,7 @@ impl<M: Medium> Committer<M> {
         let pending = state.pending.clone();
         let requests = self.requests_sender.clone();
         let rings = FrontRings { orders, handed_over: handing_over, news: told, requests };
-        let fetches = self.shared.reader.pool.link(attach.waker);
+        let fetches = self.shared.reader.pool.link(&name, attach.waker);
         let store = Arc::clone(&self.shared);
         self.report();
         let _ = now;
@@ -390,7 +390,8 @@ impl<M: Medium> Committer<M> {
         };
         let used = Arc::new(());
         self.exports.push((snapshot.volume, name.to_owned(), Arc::downgrade(&used)));
-        let fetches = self.shared.reader.pool.link(attach.waker);
+        let disk = format!("{volume}@{name}");
+        let fetches = self.shared.reader.pool.link(&disk, attach.waker);
         Ok(CasVolume::of_snapshot(Arc::clone(&self.shared), info, view, used, fetches))
     }
 }
