@@ -43,7 +43,7 @@ pub(in crate::storage) struct Power {
     pub(in crate::storage) chance: Chance,
     /// Writes and syncs until it is cut.
     pub(in crate::storage) fuse: Option<u64>,
-    /// One in so many writes and syncs fails.
+    /// One in so many writes and syncs fails; of such a write a part may be there.
     pub(in crate::storage) faults: Option<u64>,
     /// It was cut: nothing works.
     pub(in crate::storage) cut: bool,
@@ -63,6 +63,18 @@ impl Power {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         Ok(())
+    }
+
+    /// How much of a write that fails was carried out: some of its sectors, from the first one on.
+    fn short(&mut self, len: usize) -> usize {
+        let sectors = len / SECTOR_SIZE;
+        // Nothing and all are too rare when left to chance.
+        let written = match self.chance.below(4) {
+            0 => 0,
+            1 => sectors,
+            _ => usize::try_from(self.chance.below(sectors as u64 + 1)).unwrap(),
+        };
+        written * SECTOR_SIZE
     }
 }
 
@@ -152,6 +164,11 @@ impl SimulatedDisk {
         if lock(&self.power).cut && lock(&self.power).chance.one_in(2) {
             return result; // it did not get that far
         }
+        let written = match result {
+            Ok(()) => octets.len(),
+            Err(_) => lock(&self.power).short(octets.len()),
+        };
+        let octets = &octets[..written];
         if state.defect == Defect::Swapped {
             if state.held.is_none() && lock(&self.power).chance.one_in(3) {
                 state.held = Some((offset, octets.to_vec()));
