@@ -184,22 +184,20 @@ pub(super) fn examine_roots(medium: &impl Medium) -> [SlotState; 2] {
 
 /// The roots of a store, the newest first: two as a rule. There is one when the other has not been
 /// written yet, was torn in writing, or is damaged; whether something newer is lost then shows in the
-/// journal, which has given up more than [`RootSlot::released`].
+/// journal, which has given up more than [`RootSlot::released`]. One that cannot be read is no such slot:
+/// nobody knows what it says.
 pub(super) fn read_roots(medium: &impl Medium) -> Result<Vec<RootSlot>, RootsError> {
     // What is found must not vanish after it was acted upon: a process that died may have left it in
     // the page cache only.
     medium.distrust().map_err(|source| RootsError::Io { op: "sync", source })?;
     let mut roots = Vec::new();
-    let mut trouble = None;
     for place in (0..SLOTS).map(RootSlot::place) {
         let mut octets = [0; SLOT];
         match medium.read_at(place, &mut octets) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
-            Err(source) => {
-                trouble = Some(RootsError::Io { op: "read", source });
-                continue;
-            }
+            // It may be the newer one, and sound when it is read again.
+            Err(source) => return Err(RootsError::Io { op: "read", source }),
         }
         match RootSlot::parse(&octets) {
             Ok(root) if RootSlot::place(root.commit) == place => roots.push(root),
@@ -211,7 +209,7 @@ pub(super) fn read_roots(medium: &impl Medium) -> Result<Vec<RootSlot>, RootsErr
     }
     roots.sort_unstable_by_key(|root| std::cmp::Reverse(root.commit));
     match roots[..] {
-        [] => Err(trouble.unwrap_or(RootsError::Neither)),
+        [] => Err(RootsError::Neither),
         [newer, older] if newer.store != older.store => {
             Err(RootsError::Stores { newer: newer.store, older: older.store })
         }
@@ -382,12 +380,16 @@ mod tests {
         assert_eq!(read_roots(&newer_is_torn).unwrap(), [commit(8)]);
         newer_is_torn.flip(60);
         assert!(matches!(read_roots(&newer_is_torn), Err(RootsError::Neither)));
-        let bad = Disk { bad: Some(0), ..Disk::with(&[commit(8), commit(9)]) };
-        assert_eq!(read_roots(&bad).unwrap(), [commit(9)]);
-        let bad = Disk { bad: Some(0), ..Disk::with(&[commit(8)]) };
-        assert!(matches!(read_roots(&bad), Err(RootsError::Io { op: "read", .. })));
         let short = Disk { octets: Mutex::new(vec![0; 100]), bad: None };
         assert!(matches!(read_roots(&short), Err(RootsError::Neither)));
+    }
+
+    #[test]
+    fn a_slot_that_cannot_be_read_may_be_the_newer_one() {
+        for place in [0, SLOT as u64] {
+            let disk = Disk { bad: Some(place), ..Disk::with(&[commit(8), commit(9)]) };
+            assert!(matches!(read_roots(&disk), Err(RootsError::Io { op: "read", .. })));
+        }
     }
 
     #[test]
