@@ -131,8 +131,6 @@ pub(super) fn recover(
 ) -> Result<OpenStore, CasError> {
     let StoreMedia { path, blobs, roots, journal, runs } = media;
     let Found { slot, manifest, packs, own } = find(&path, &*blobs, &roots)?;
-    #[cfg(test)]
-    note_found(&manifest);
     let (index, unread) = open_index(&path, &*blobs, runs, &manifest, &packs)?;
     let name = path.display().to_string();
     let block_bytes = manifest.block_bytes as usize;
@@ -150,6 +148,8 @@ pub(super) fn recover(
     ));
     let journal = Guarded::new(journal);
     let scan = scan(&path, &journal, &slot, options.accept_loss)?;
+    #[cfg(test)]
+    note_found(&manifest);
     let mut replay = Replay::new(&path, &shared, manifest.taken());
     let complete = replay.pass(&scan, &journal)?;
     let mut recovered = replay.recovered();
