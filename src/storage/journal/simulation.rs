@@ -465,9 +465,8 @@ fn number_from(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().and_then(|number| number.parse().ok())
 }
 
-/// The seed that fails, if any does.
-fn failing_seed(seeds: impl Iterator<Item = u64>, bug: Option<Bug>) -> Option<u64> {
-    seeds.into_iter().find(|seed| std::panic::catch_unwind(|| run(*seed, bug)).is_err())
+fn fails(seed: u64, bug: Option<Bug>) -> bool {
+    std::panic::catch_unwind(|| run(seed, bug)).is_err()
 }
 
 #[test]
@@ -497,9 +496,11 @@ fn planted_bugs_are_found() {
         Bug::ReplayedOutOfOrder,
         Bug::NotReplayed,
     ] {
-        let found = failing_seed(0..SEEDS, Some(bug));
+        let found = (0..SEEDS).find(|seed| fails(*seed, Some(bug)));
         println!("{bug:?} shows with seed {found:?}");
-        assert!(found.is_some(), "{bug:?} was not found");
+        let seed = found.unwrap_or_else(|| panic!("{bug:?} was not found"));
+        assert!(fails(seed, Some(bug)), "seed {seed} does not show {bug:?} again");
+        assert!(!fails(seed, None), "seed {seed} fails without {bug:?}, too");
     }
 }
 
