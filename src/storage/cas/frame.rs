@@ -390,7 +390,7 @@ mod tests {
         for header in taken {
             assert_eq!(FrameHeader::parse(&header.emit()), Ok(header));
         }
-        for (octet, wrong) in [(5, 0), (5, 6), (6, 2), (7, 1)] {
+        for (octet, wrong) in [(5, 0), (5, 7), (6, 2), (7, 1)] {
             let mut octets = *ABC.first_chunk::<FRAME_HEADER>().unwrap();
             octets[octet] = wrong;
             seal(&mut octets);

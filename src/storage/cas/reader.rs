@@ -25,6 +25,8 @@ use super::node::Node;
 use super::orphan::Orphan;
 use super::patch::{Patch, base_of};
 use super::runs::Runs;
+#[cfg(test)]
+use super::simulation::{Bug, is_planted};
 use super::tree::{self, Cursor, NodeMemory, NodeSource, Peek};
 use super::trust::PackTrust;
 use super::{BlockNumber, ContentId, FrameKind};
@@ -251,6 +253,10 @@ impl Reader {
 
     /// Whether a frame is stored, and can be had as far as is known: otherwise it has to be stored again.
     pub(super) fn is_stored(&self, id: ContentId) -> Result<bool, ReadError> {
+        #[cfg(test)]
+        if is_planted(Bug::DedupForgotten) {
+            return Ok(false);
+        }
         let (pack, location) = match self.locate(id) {
             Ok(found) => found,
             Err(ReadError::Unknown { .. } | ReadError::UnknownPack { .. }) => return Ok(false),

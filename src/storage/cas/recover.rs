@@ -133,8 +133,6 @@ pub(super) fn recover(
 ) -> Result<OpenStore, CasError> {
     let StoreMedia { path, blobs, roots, journal, runs } = media;
     let Found { slot, manifest, packs, own, full_lists } = find(&path, &*blobs, &roots)?;
-    #[cfg(test)]
-    note_found(&manifest);
     let (index, unread) = open_index(&path, &*blobs, runs, &manifest, &packs)?;
     let name = path.display().to_string();
     let block_bytes = manifest.block_bytes as usize;
@@ -157,6 +155,8 @@ pub(super) fn recover(
     if replay.newest >= Some(VolumeNumber(manifest.next_volume)) && !options.accept_loss {
         return Err(CasError::RootLost { path, commit: slot.commit });
     }
+    #[cfg(test)]
+    note_found(&manifest);
     let mut recovered = replay.recovered();
     let (numbers, volumes) = replay.into_parts(&scan);
     let (appender, mut reclaimer) = scan.ends(journal.clone());

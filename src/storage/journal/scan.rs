@@ -200,16 +200,13 @@ impl Scan {
 fn read_head(medium: &impl Medium) -> Result<(Head, bool), ScanError> {
     let mut newest: Option<Head> = None;
     let mut both = false;
-    let mut trouble = None;
     for place in 0..HEADS {
         let mut octets = [0; UNIT];
         match medium.read_at(place * UNIT as u64, &mut octets) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
-            Err(source) => {
-                trouble = Some(ScanError::Io { op: "read the head of", source });
-                continue;
-            }
+            // It may be the newer one: the other one would make damage of what was overwritten since.
+            Err(source) => return Err(ScanError::Io { op: "read the head of", source }),
         }
         match Head::parse(&octets) {
             Ok(head) => {
@@ -221,8 +218,7 @@ fn read_head(medium: &impl Medium) -> Result<(Head, bool), ScanError> {
             Err(Unreadable::Version(found)) => return Err(ScanError::Version { found }),
         }
     }
-    let newest = newest.ok_or_else(|| trouble.unwrap_or(ScanError::NotAJournal))?;
-    Ok((newest, both))
+    Ok((newest.ok_or(ScanError::NotAJournal)?, both))
 }
 
 /// Finds the records of a segment that are still needed. What is no record is stepped over: it may

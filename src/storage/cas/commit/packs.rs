@@ -195,7 +195,7 @@ impl Packs {
         Ok(self.fresh.contains(&id) || self.reader().is_stored(id)?)
     }
 
-    /// Adds a block, or a patch, that is not stored.
+    /// Adds a block, or a patch, unless it is stored.
     pub(super) fn push_block(
         &mut self,
         kind: FrameKind,
@@ -204,9 +204,11 @@ impl Packs {
         raw_len: u32,
         payload: &[u8],
     ) -> Result<(), Trouble> {
-        if !self.fresh.insert(id) {
+        // Since it was prepared one just like it may have become durable.
+        if self.has(id)? {
             return Ok(());
         }
+        self.fresh.insert(id);
         let full = match self.layout {
             Layout::Packed => self.data.len_with(payload.len()) > self.sizes.data,
             Layout::Loose => true,

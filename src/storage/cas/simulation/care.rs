@@ -1,12 +1,12 @@
 //! What its keeper does with a store that nobody has open: it is read through, and its index is mended.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::super::error::chain;
 use super::super::fsck::{ExaminedMedia, Finding, FsckReport, Severity, examine, scrub};
-use super::super::recover::{find, recover};
+use super::super::recover::{find, read_entries, recover};
 use super::super::repair::make_index;
 use super::super::runs::Runs;
 use super::{FOUND, Machine};
@@ -50,6 +50,28 @@ impl Machine {
         }
         assert_eq!(report.lost, [], "read through");
         self.counts.examined += 1;
+    }
+
+    /// Nothing is stored twice. What a crash has left behind does not count: no list names it.
+    pub(super) fn seek_copies(&mut self) {
+        // What could not be found was perhaps stored again.
+        if self.was_crippled || self.crippled {
+            return;
+        }
+        let packs = self.store().shared.reader.packs.read().unwrap().clone();
+        let mut found = HashMap::new();
+        for pack in packs.iter() {
+            let entries = read_entries(&*self.media.blobs, pack.id, pack.bytes.into());
+            for entry in entries.expect("a pack that is listed") {
+                let other = found.insert((entry.kind, entry.id), pack.number);
+                assert_eq!(
+                    other, None,
+                    "{:?} {} is in pack {}, too",
+                    entry.kind, entry.id, pack.number
+                );
+            }
+        }
+        self.counts.frames += found.len() as u64;
     }
 
     /// Some blobs are damaged: what was in them is answered with errors, and everything else is what it

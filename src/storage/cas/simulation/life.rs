@@ -88,10 +88,8 @@ impl Machine {
         }
         self.media.runs.set_fuse(None);
         self.heal();
-        {
-            let mut power = self.media.power.lock().unwrap();
-            (power.cut, power.fuse, power.faulted) = (false, None, 0);
-        }
+        self.media.power.lock().unwrap().restore();
+        self.was_crippled |= self.crippled || self.rotten;
         (self.armed, self.crippled) = (false, false);
         self.spoil_index();
         if !self.rotten && self.chance.one_in(4) {
@@ -145,7 +143,8 @@ impl Machine {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    let excused = self.armed || self.is_cut();
+                    let faulted = self.media.power.lock().unwrap().faulted > 0;
+                    let excused = self.armed || faulted;
                     assert!(excused, "it cannot be opened for no reason: {}", chain(&error));
                 }
             }
@@ -156,7 +155,7 @@ impl Machine {
             self.media.journal.set_defect(Defect::None);
         }
         self.heal();
-        self.media.power.lock().unwrap().fuse = None;
+        self.media.power.lock().unwrap().restore();
         let store = self.store.take().expect("a store that cannot be opened");
         self.take_over(store);
     }
@@ -176,16 +175,25 @@ impl Machine {
 
     /// Lets something go wrong while the store is opened.
     fn spoil_opening(&mut self) {
-        if self.chance.one_in(4) {
-            self.media.power.lock().unwrap().faults = Some(2 + self.chance.below(10));
-            self.armed = true;
-        } else if self.chance.one_in(3) {
-            let get_range = u32::try_from(self.chance.below(300)).unwrap();
-            let rates = BlobFaultRates { get_range, info: get_range, ..BlobFaultRates::default() };
-            self.media.blobs.inner.set_rates(rates);
-            (self.armed, self.crippled) = (true, true);
-        } else {
-            self.media.power.lock().unwrap().fuse = Some(1 + self.chance.below(12));
+        match self.chance.below(8) {
+            0..2 => {
+                self.media.power.lock().unwrap().faults = Some(2 + self.chance.below(10));
+                self.armed = true;
+            }
+            2..4 => {
+                let get_range = u32::try_from(self.chance.below(300)).unwrap();
+                let rates =
+                    BlobFaultRates { get_range, info: get_range, ..BlobFaultRates::default() };
+                self.media.blobs.inner.set_rates(rates);
+                (self.armed, self.crippled) = (true, true);
+            }
+            4..6 => {
+                // The root slots, which are read first, and the heads of the journal; or anything. It is
+                // refused, or goes on as if nothing had been: that excuses nothing.
+                let end = if self.chance.one_in(2) { 5 } else { 200 };
+                self.media.power.lock().unwrap().read_fuse = Some(1 + self.chance.below(end));
+            }
+            _ => self.media.power.lock().unwrap().fuse = Some(1 + self.chance.below(12)),
         }
     }
 

@@ -127,9 +127,7 @@ pub(super) struct Media {
 impl Media {
     /// A new store.
     pub(super) fn new(seed: u64, geometry: Geometry, layout: Layout, puts: Puts) -> Self {
-        let power =
-            Power { chance: Chance::new(seed), fuse: None, faults: None, cut: false, faulted: 0 };
-        let power = Arc::new(Mutex::new(power));
+        let power = Arc::new(Mutex::new(Power::new(seed)));
         let journal = SimulatedDisk::new(usize::try_from(geometry.bytes()).unwrap(), &power);
         let roots = SimulatedDisk::new(usize::try_from(ROOTS).unwrap(), &power);
         format(&journal, JOURNAL, geometry, Sequence(0)).unwrap();

@@ -43,8 +43,10 @@ pub(in crate::storage) struct Power {
     pub(in crate::storage) chance: Chance,
     /// Writes and syncs until it is cut.
     pub(in crate::storage) fuse: Option<u64>,
-    /// One in so many writes and syncs fails.
+    /// One in so many writes and syncs fails; of such a write a part may be there.
     pub(in crate::storage) faults: Option<u64>,
+    /// Reads until one fails; those after it do not.
+    pub(in crate::storage) read_fuse: Option<u64>,
     /// It was cut: nothing works.
     pub(in crate::storage) cut: bool,
     /// Faults that happened since it was switched on.
@@ -52,6 +54,16 @@ pub(in crate::storage) struct Power {
 }
 
 impl Power {
+    pub(in crate::storage) fn new(seed: u64) -> Self {
+        let chance = Chance::new(seed);
+        Self { chance, fuse: None, faults: None, read_fuse: None, cut: false, faulted: 0 }
+    }
+
+    /// Nothing fails any more.
+    pub(in crate::storage) fn restore(&mut self) {
+        *self = Self { chance: self.chance.clone(), ..Self::new(0) };
+    }
+
     /// Counts a write, a sync or the like; whether it fails.
     pub(in crate::storage) fn use_up(&mut self) -> io::Result<()> {
         if let Some(fuse) = &mut self.fuse {
@@ -63,6 +75,30 @@ impl Power {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         Ok(())
+    }
+
+    /// Counts a read; whether it fails.
+    fn use_up_read(&mut self) -> io::Result<()> {
+        let fails = self.read_fuse == Some(1);
+        self.read_fuse =
+            self.read_fuse.and_then(|fuse| fuse.checked_sub(1)).filter(|left| *left > 0);
+        if self.cut || fails {
+            self.faulted += 1;
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        Ok(())
+    }
+
+    /// How much of a write that fails was carried out: some of its sectors, from the first one on.
+    fn short(&mut self, len: usize) -> usize {
+        let sectors = len / SECTOR_SIZE;
+        // Nothing and all are too rare when left to chance.
+        let written = match self.chance.below(4) {
+            0 => 0,
+            1 => sectors,
+            _ => usize::try_from(self.chance.below(sectors as u64 + 1)).unwrap(),
+        };
+        written * SECTOR_SIZE
     }
 }
 
@@ -152,6 +188,11 @@ impl SimulatedDisk {
         if lock(&self.power).cut && lock(&self.power).chance.one_in(2) {
             return result; // it did not get that far
         }
+        let written = match result {
+            Ok(()) => octets.len(),
+            Err(_) => lock(&self.power).short(octets.len()),
+        };
+        let octets = &octets[..written];
         if state.defect == Defect::Swapped {
             if state.held.is_none() && lock(&self.power).chance.one_in(3) {
                 state.held = Some((offset, octets.to_vec()));
@@ -236,9 +277,7 @@ impl Medium for SimulatedDisk {
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        if lock(&self.power).cut {
-            return Err(io::Error::from_raw_os_error(libc::EIO));
-        }
+        lock(&self.power).use_up_read()?;
         let state = lock(&self.state);
         let start = usize::try_from(offset).unwrap();
         into.copy_from_slice(&state.current[start..start + into.len()]);
