@@ -64,6 +64,8 @@ pub(super) enum Bug {
     JournalNotWoken,
     /// What a read takes in for another one, nobody hears of.
     NewsForgotten,
+    /// A damaged index stays as it is.
+    IndexNotMended,
 }
 
 thread_local! {
@@ -226,7 +228,8 @@ impl Machine {
 
     fn excuse(&self) -> Excuse {
         let stopped = self.store.as_ref().is_none_or(|store| store.shared.is_stopped());
-        Excuse { stopped, unreadable: self.armed || self.is_cut() }
+        // Until a damaged index is mended, once somebody has come upon it.
+        Excuse { stopped, unreadable: self.armed || self.is_cut() || self.index_is_rotten }
     }
 
     /// One step of whatever chance says.
@@ -360,7 +363,7 @@ impl Machine {
         self.awake.committer_at = store.committer.wake_at(now);
         let failing = self.store().committer.failure();
         if let Some(why) = &failing {
-            let excused = self.armed && (!self.rotten || self.index_is_rotten) || self.is_cut();
+            let excused = self.armed && !self.rotten || self.is_cut();
             assert!(excused, "a commit fails for no reason: {why}");
             self.counts.failed_commits += u64::from(!had_failed);
         }
@@ -532,6 +535,7 @@ fn planted_bugs_are_found() {
         Bug::FrontsNotAsked,
         Bug::JournalNotWoken,
         Bug::NewsForgotten,
+        Bug::IndexNotMended,
     ] {
         let found = failing_seed(0..SEEDS, bug);
         println!("{bug:?} shows with seed {found:?}");

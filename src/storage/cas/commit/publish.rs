@@ -31,7 +31,7 @@ const LISTS: usize = if cfg!(test) { 5 } else { 64 };
 /// Packs in one list.
 const LIST_LEN: usize = 1 << 16;
 /// Entries in memory from which on the index is written.
-const INDEX_ENTRIES: usize = if cfg!(test) { 100 } else { 1 << 18 };
+pub(super) const INDEX_ENTRIES: usize = if cfg!(test) { 100 } else { 1 << 18 };
 
 impl<M: Medium> Committer<M> {
     /// Ends a commit whose blocks are stored.
@@ -269,18 +269,9 @@ impl<M: Medium> Committer<M> {
                 }
             }
         }
-        let index = &self.shared.reader.index;
-        if index.memtable_len() >= INDEX_ENTRIES
-            || self.closing.is_some() && index.memtable_len() > 0
-        {
-            let last = self.shared.reader.unread.unwrap_or(self.manifest.next_pack).checked_sub(1);
-            if let Some(Err(error)) = last.map(|last| index.flush(last)) {
-                log::warn!(
-                    "archive {}: its index cannot be written, it stays in memory: {}",
-                    self.shared.name,
-                    super::chain(&error)
-                );
-            }
+        let in_memory = self.shared.reader.index.memtable_len();
+        if in_memory >= INDEX_ENTRIES || self.closing.is_some() && in_memory > 0 {
+            self.write_index();
         }
     }
 
