@@ -8,6 +8,7 @@ mod damage;
 mod disk;
 mod fixture;
 mod heal;
+mod index_heals;
 mod no_space;
 mod octets;
 mod older;

@@ -9,6 +9,7 @@
 
 mod blocks;
 mod edit;
+mod mend;
 mod nodes;
 mod packs;
 mod publish;
@@ -24,6 +25,7 @@ use rtrb::{Consumer, Producer};
 
 use self::blocks::{Chunk, Prepared, VolumeJob, prepare};
 use self::edit::blocks_of;
+use self::mend::Mender;
 use self::packs::Packs;
 pub(super) use self::packs::{OWN_PACK, PackSizes};
 pub(super) use self::publish::LIST_LEN;
@@ -69,6 +71,13 @@ pub(super) enum Trouble {
     /// Which root slot holds is not known: nothing can be done but to open the store again.
     #[error("a root slot cannot be written")]
     Root(#[source] io::Error),
+}
+
+impl Trouble {
+    /// Whether it is the index that cannot tell.
+    fn is_of_index(&self) -> bool {
+        matches!(self, Self::Index(_) | Self::Read(ReadError::Index(_)))
+    }
 }
 
 impl From<TreeError> for Trouble {
@@ -188,6 +197,8 @@ pub(super) struct CommitParts<M> {
     pub(super) unlisted: Vec<super::manifest::PackEntry>,
     /// The first lists of packs of the manifest, which are full.
     pub(super) full_lists: usize,
+    /// The first pack whose directory could not be read.
+    pub(super) unread: Option<u32>,
     pub(super) manifest_id: ContentId,
     /// What the root slot says of the journal.
     pub(super) released: Sequence,
@@ -224,6 +235,7 @@ pub(super) struct Committer<M> {
     requests: Receiver<Request>,
     requests_sender: Sender<Request>,
     packs: Packs,
+    mender: Mender,
     interval: Duration,
     threads: usize,
     phase: Phase,
@@ -277,6 +289,7 @@ impl<M: Medium> Committer<M> {
             requests: parts.requests,
             requests_sender: parts.requests_sender,
             packs,
+            mender: Mender::new(parts.unread),
             interval: parts.interval,
             threads: parts.threads,
             phase: Phase::Idle,
@@ -313,6 +326,9 @@ impl<M: Medium> Committer<M> {
             self.give_up();
             return if self.closing.is_some() { Step::Ended } else { Step::Idle };
         }
+        if self.mend(now) {
+            return Step::Done;
+        }
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle if self.wants_commit(now) => self.begin(now),
             Phase::Idle if self.closing.is_some() => return Step::Ended,
@@ -342,11 +358,11 @@ impl<M: Medium> Committer<M> {
             Phase::Blocks(mut jobs) => match self.store_some(&mut jobs) {
                 Ok(true) => self.phase = Phase::Blocks(jobs),
                 Ok(false) => self.phase = Phase::Finish(jobs),
-                Err(trouble) => self.fail(&trouble, now),
+                Err(trouble) => self.fail_or_mend(&trouble, now),
             },
             Phase::Finish(jobs) => match self.finish(&jobs, now) {
                 Ok(()) => self.succeed(now),
-                Err(trouble) => self.fail(&trouble, now),
+                Err(trouble) => self.fail_or_mend(&trouble, now),
             },
         }
         Step::Done

@@ -32,6 +32,9 @@ pub(super) enum ReadError {
     /// The pack cannot be read.
     #[error(transparent)]
     Blob(#[from] BlobError),
+    /// The pack does not tell what is in it.
+    #[error(transparent)]
+    Directory(#[from] PackError),
     /// What is in the pack is not what was put there.
     #[error("{id} in pack {pack} is damaged")]
     Frame { pack: BlobId, id: ContentId, source: FrameError },
@@ -56,6 +59,7 @@ impl ReadError {
         match self {
             Self::Unknown { .. }
             | Self::UnknownPack { .. }
+            | Self::Directory(_)
             | Self::Frame { .. }
             | Self::Block { .. }
             | Self::InPart { .. } => true,

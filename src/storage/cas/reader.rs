@@ -25,6 +25,7 @@ use super::node::Node;
 use super::orphan::Orphan;
 use super::patch::{Patch, base_of};
 use super::runs::Runs;
+use super::shared::Bell;
 #[cfg(test)]
 use super::simulation::{Bug, is_planted};
 use super::tree::{self, Cursor, NodeMemory, NodeSource, Peek};
@@ -114,10 +115,9 @@ pub(super) struct Reader {
     name: String,
     pub(super) blobs: Arc<dyn BlobStore>,
     pub(super) index: Index<Runs>,
+    /// For the thread that commits, which also mends the index.
+    pub(super) commit_bell: Arc<Bell>,
     pub(super) packs: RwLock<PackTable>,
-    /// The first pack whose directory could not be read when the store was opened. The index must not
-    /// say that it covers it: the next to open the store may have better luck.
-    pub(super) unread: Option<u32>,
     pub(super) trust: PackTrust,
     /// Nodes with others below them: there are few of them, and leaves do not push them out.
     upper: Cache<ContentId, Arc<Node>, ByBytes>,
@@ -156,8 +156,8 @@ impl Reader {
             name,
             blobs,
             index,
+            commit_bell: Arc::default(),
             packs: RwLock::new(packs),
-            unread: None,
             trust: PackTrust::default(),
             upper: Cache::with_weighter(count(for_upper, 4096), for_upper, ByBytes),
             leaves: Cache::with_weighter(count(for_leaves, 4096), for_leaves, ByBytes),
@@ -218,7 +218,9 @@ impl Reader {
 
     /// Where a frame is: its pack's name, too.
     fn locate(&self, id: ContentId) -> Result<(BlobId, Location), ReadError> {
-        let location = self.index.get(id)?.ok_or(ReadError::Unknown { id })?;
+        // The index has noted what is wrong with it.
+        let found = self.index.get(id).inspect_err(|_| self.commit_bell.ring());
+        let location = found?.ok_or(ReadError::Unknown { id })?;
         let packs = self.packs.read().unwrap_or_else(PoisonError::into_inner);
         let pack = packs.get(location.pack);
         let pack = pack.ok_or(ReadError::UnknownPack { number: location.pack })?;
@@ -259,7 +261,10 @@ impl Reader {
         }
         let (pack, location) = match self.locate(id) {
             Ok(found) => found,
-            Err(ReadError::Unknown { .. } | ReadError::UnknownPack { .. }) => return Ok(false),
+            // If the index cannot tell: stored twice is as good as once.
+            Err(
+                ReadError::Unknown { .. } | ReadError::UnknownPack { .. } | ReadError::Index(_),
+            ) => return Ok(false),
             Err(error) => return Err(error),
         };
         if self.relies_on(location.pack)? {

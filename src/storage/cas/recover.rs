@@ -9,7 +9,7 @@ use super::commit::{
     CommitParts, CommitStatus, Committer, JournalParts, LIST_LEN, OWN_PACK, PackSizes, VolumeState,
 };
 use super::entry::ArchiveEntry;
-use super::error::{CasError, Why};
+use super::error::{CasError, ReadError, Why};
 use super::frame::open_frame;
 use super::fsck::frames_of;
 use super::group::{GroupCommitter, Step};
@@ -136,9 +136,7 @@ pub(super) fn recover(
     let (index, unread) = open_index(&path, &*blobs, runs, &manifest, &packs)?;
     let name = path.display().to_string();
     let block_bytes = manifest.block_bytes as usize;
-    let mut reader =
-        Reader::new(name.clone(), blobs, index, packs, block_bytes, options.cache_bytes);
-    reader.unread = unread;
+    let reader = Reader::new(name.clone(), blobs, index, packs, block_bytes, options.cache_bytes);
     // Packs are made of the same blocks.
     let (pack_sizes, overlay_bytes) = PackSizes::within(options.overlay_bytes);
     let shared = Arc::new(StoreShared::new(
@@ -175,6 +173,7 @@ pub(super) fn recover(
         shared: Arc::clone(&shared),
         unlisted: vec![own],
         full_lists,
+        unread,
         manifest_id: slot.manifest.id,
         // More only if the loss of a root slot was accepted.
         released: slot.released.max(scan.released()),
@@ -338,24 +337,33 @@ fn open_index(
         // What is not found is answered with errors, each told when it is asked for.
         if let Some(why) = damage {
             unread = unread.or(Some(pack.number));
-            log::error!(
-                "archive {}: PACK {} IS DAMAGED, {} frames were found in it, what else it had is lost \
-                 unless it is mended: {why}; aoe-server store fsck tells what that is",
-                path.display(),
-                pack.id,
-                frames.len(),
-            );
+            tell_unread(&path.display(), &pack, frames.len(), why);
         }
         index.insert_many(frames);
     }
     Ok((index, unread))
 }
 
+/// Logs that not all of a pack may have been found.
+pub(super) fn tell_unread(
+    archive: &dyn std::fmt::Display,
+    pack: &PackEntry,
+    found: usize,
+    error: ReadError,
+) {
+    log::error!(
+        "archive {archive}: PACK {} IS DAMAGED, {found} frames were found in it, what else it had is lost \
+         unless it is mended: {}; aoe-server store fsck tells what that is",
+        pack.id,
+        Why::from(error).0,
+    );
+}
+
 /// What is in a pack, by its directory.
 pub(super) fn read_directory(
     blobs: &dyn BlobStore,
     pack: &PackEntry,
-) -> Result<Vec<(ContentId, Location)>, Why> {
+) -> Result<Vec<(ContentId, Location)>, ReadError> {
     let entries = read_entries(blobs, pack.id, pack.bytes.into())?;
     let located = |entry: &super::pack::DirectoryEntry| {
         (entry.id, Location { pack: pack.number, place: entry.place })
@@ -368,7 +376,7 @@ pub(super) fn read_entries(
     blobs: &dyn BlobStore,
     pack: BlobId,
     bytes: u64,
-) -> Result<Vec<super::pack::DirectoryEntry>, Why> {
+) -> Result<Vec<super::pack::DirectoryEntry>, ReadError> {
     #[allow(clippy::cast_possible_truncation, reason = "at most TAIL")]
     let mut tail = vec![0; bytes.min(TAIL) as usize];
     let len = blobs.get_tail(pack, &mut tail)?;

@@ -65,7 +65,7 @@ pub(super) struct StoreShared {
     /// For the thread that journals.
     pub(super) journal_bell: Bell,
     /// For the thread that commits.
-    pub(super) commit_bell: Bell,
+    pub(super) commit_bell: Arc<Bell>,
     pub(super) reader: Reader,
     /// Nothing is taken any more: what a restart finds in the journal is all there is.
     stopped: AtomicBool,
@@ -96,7 +96,7 @@ impl StoreShared {
             dirty: AtomicU64::new(0),
             commit_bytes,
             journal_bell: Bell::default(),
-            commit_bell: Bell::default(),
+            commit_bell: Arc::clone(&reader.commit_bell),
             reader,
             stopped: AtomicBool::new(false),
             closing: AtomicBool::new(false),

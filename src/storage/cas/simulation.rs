@@ -66,6 +66,8 @@ pub(super) enum Bug {
     NewsForgotten,
     /// What is stored already is not found.
     DedupForgotten,
+    /// A damaged index stays as it is.
+    IndexNotMended,
 }
 
 thread_local! {
@@ -235,7 +237,8 @@ impl Machine {
 
     fn excuse(&self) -> Excuse {
         let stopped = self.store.as_ref().is_none_or(|store| store.shared.is_stopped());
-        Excuse { stopped, unreadable: self.armed || self.is_cut() }
+        // Until a damaged index is mended, once somebody has come upon it.
+        Excuse { stopped, unreadable: self.armed || self.is_cut() || self.index_is_rotten }
     }
 
     /// One step of whatever chance says.
@@ -369,7 +372,7 @@ impl Machine {
         self.awake.committer_at = store.committer.wake_at(now);
         let failing = self.store().committer.failure();
         if let Some(why) = &failing {
-            let excused = self.armed && (!self.rotten || self.index_is_rotten) || self.is_cut();
+            let excused = self.armed && !self.rotten || self.is_cut();
             assert!(excused, "a commit fails for no reason: {why}");
             self.counts.failed_commits += u64::from(!had_failed);
         }
@@ -543,6 +546,7 @@ fn planted_bugs_are_found() {
         Bug::JournalNotWoken,
         Bug::NewsForgotten,
         Bug::DedupForgotten,
+        Bug::IndexNotMended,
     ] {
         let found = (0..SEEDS).find(|seed| fails(*seed, Some(bug)));
         println!("{bug:?} shows with seed {found:?}");

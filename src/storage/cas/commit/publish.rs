@@ -33,7 +33,7 @@ pub(in super::super) const LIST_LEN: usize = if cfg!(test) { 48 } else { 1 << 16
 /// Packs in short lists from which on those are written anew: what that takes has to fit into a pack.
 const SHORT_LISTED: usize = 4 * LIST_LEN;
 /// Entries in memory from which on the index is written.
-const INDEX_ENTRIES: usize = if cfg!(test) { 100 } else { 1 << 18 };
+pub(super) const INDEX_ENTRIES: usize = if cfg!(test) { 100 } else { 1 << 18 };
 
 impl<M: Medium> Committer<M> {
     /// Ends a commit whose blocks are stored.
@@ -284,18 +284,9 @@ impl<M: Medium> Committer<M> {
                 }
             }
         }
-        let index = &self.shared.reader.index;
-        if index.memtable_len() >= INDEX_ENTRIES
-            || self.closing.is_some() && index.memtable_len() > 0
-        {
-            let last = self.shared.reader.unread.unwrap_or(self.manifest.next_pack).checked_sub(1);
-            if let Some(Err(error)) = last.map(|last| index.flush(last)) {
-                log::warn!(
-                    "archive {}: its index cannot be written, it stays in memory: {}",
-                    self.shared.name,
-                    super::chain(&error)
-                );
-            }
+        let in_memory = self.shared.reader.index.memtable_len();
+        if in_memory >= INDEX_ENTRIES || self.closing.is_some() && in_memory > 0 {
+            self.write_index();
         }
     }
 

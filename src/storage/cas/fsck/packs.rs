@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::super::error::chain;
+use super::super::error::{ReadError, chain};
 use super::super::frame::open_frame;
 use super::super::index::Location;
 use super::super::manifest::PackEntry;
@@ -212,10 +212,10 @@ fn directory(octets: &[u8], bytes: u64) -> Result<Vec<DirectoryEntry>, (PackPart
 pub(in super::super) fn frames_of(
     blobs: &dyn BlobStore,
     pack: &PackEntry,
-) -> (Vec<(ContentId, Location)>, Option<String>) {
+) -> (Vec<(ContentId, Location)>, Option<ReadError>) {
     match super::super::recover::read_directory(blobs, pack) {
         Ok(frames) => (frames, None),
-        Err(why) => (scanned(blobs, pack), Some(why.0)),
+        Err(error) => (scanned(blobs, pack), Some(error)),
     }
 }
 

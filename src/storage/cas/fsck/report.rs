@@ -155,7 +155,10 @@ pub enum Finding {
         why: String,
     },
     /// The index is damaged.
-    #[error("{why}: aoe-server store repair --index makes it anew")]
+    #[error(
+        "{why}: it is made anew when that shows while the archive is open, or by aoe-server store repair \
+         --index"
+    )]
     IndexDamaged {
         /// What of it.
         why: String,

@@ -11,7 +11,7 @@ use super::format::{HeaderError, VERSION};
 #[non_exhaustive]
 pub(in super::super) enum IndexError {
     /// A run is not what was written.
-    #[error("the index run {path} is damaged: {what}; the index has to be built anew")]
+    #[error("the index run {path} is damaged: {what}")]
     Damaged {
         /// Its file.
         path: PathBuf,

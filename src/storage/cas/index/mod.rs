@@ -18,6 +18,8 @@
 //!   one pack, the one that covers more has everything that the other has.
 //! * A run that is not used is removed before the next one is written: none comes to be used by
 //!   what is written next to it.
+//! * Of a run that is found damaged while it is used, what its packs have is inserted again. Until all
+//!   of it is, the run is asked as well, and so are those that are newer.
 //! * No lock is held while something is read or written that may be on a disk, but for the one that
 //!   keeps a second thread from writing runs.
 //!
@@ -31,6 +33,7 @@ mod format;
 mod fuzz;
 mod map;
 mod memtable;
+mod mend;
 mod merge;
 mod run;
 mod store;
@@ -45,6 +48,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::io;
 use std::mem;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::id::FramePlace;
@@ -59,6 +63,7 @@ pub(super) use error::IndexError;
 pub use fuzz::fuzz;
 #[cfg(test)]
 pub(super) use memory::MemRuns;
+pub(super) use mend::SetAside;
 pub(super) use store::{FileRuns, RunFile, RunStore, RunWriter};
 
 /// Entries that are inserted while the table is locked.
@@ -93,9 +98,19 @@ pub(super) struct Opened<R: RunStore> {
     pub(super) unusable: Vec<IndexError>,
 }
 
-/// The runs that are used, from the oldest to the newest. Each covers the packs after those of the
-/// one before it.
+/// Runs, from the oldest to the newest.
 type Runs<F> = Vec<Arc<Run<F>>>;
+
+/// All runs that are asked for keys.
+#[derive(Debug)]
+struct Asked<F> {
+    /// Those that are used. Each covers the packs after those of the one before it.
+    used: Runs<F>,
+    /// Those that were set aside: what their packs have is being inserted again.
+    aside: Runs<F>,
+    /// Everything is inserted that could be read of those packs.
+    is_mended: bool,
+}
 
 /// Where frames are, by their names. Threads share it.
 #[derive(Debug)]
@@ -103,7 +118,9 @@ pub(super) struct Index<R: RunStore> {
     store: StoreId,
     files: R,
     tables: RwLock<Tables>,
-    runs: RwLock<Arc<Runs<R::File>>>,
+    runs: RwLock<Arc<Asked<R::File>>>,
+    /// How often runs were set aside or let go: odd while there are any.
+    asides: AtomicU32,
     /// Held by whoever writes or removes runs.
     upkeep: Mutex<Upkeep>,
 }
@@ -178,7 +195,8 @@ impl<R: RunStore> Index<R> {
             store,
             files,
             tables: RwLock::default(),
-            runs: RwLock::new(Arc::new(runs)),
+            runs: RwLock::new(Arc::new(Asked::of(runs))),
+            asides: AtomicU32::new(0),
             upkeep: Mutex::new(Upkeep { unused }),
         }
     }
@@ -211,7 +229,7 @@ impl<R: RunStore> Index<R> {
     }
 
     /// The runs as they are now.
-    fn current(&self) -> Arc<Runs<R::File>> {
+    fn current(&self) -> Arc<Asked<R::File>> {
         Arc::clone(&read(&self.runs))
     }
 
@@ -221,16 +239,20 @@ impl<R: RunStore> Index<R> {
     /// # Errors
     /// When a run is damaged or cannot be read, so that there is no telling.
     pub(super) fn get(&self, id: ContentId) -> Result<Option<Location>, IndexError> {
-        // In this order: what leaves the table is in a run before.
-        if let Some(location) = read(&self.tables).get(id) {
-            return Ok(Some(location));
-        }
-        for run in self.current().iter().rev() {
-            if let Some(location) = run.get(id)? {
-                return Ok(Some(location));
+        loop {
+            let asides = self.asides.load(Ordering::Acquire);
+            // In this order: what leaves the table is in a run before.
+            let in_table = read(&self.tables).get(id);
+            if in_table.is_some() && asides.is_multiple_of(2) {
+                return Ok(in_table);
+            }
+            let found = self.current().get(id, in_table);
+            // What is let go with a run that was set aside has come into the table before, but perhaps
+            // after this has looked there.
+            if !matches!(found, Ok(None)) || self.asides.load(Ordering::Acquire) == asides {
+                return found;
             }
         }
-        Ok(None)
     }
 
     /// Takes entries into the table. They are not durable. Entries of packs that are covered already
@@ -257,18 +279,19 @@ impl<R: RunStore> Index<R> {
 
     /// Bytes of memory that the index takes, without what the system keeps of its files.
     pub(super) fn bytes(&self) -> usize {
-        let runs: usize = self.current().iter().map(|run| run.memory_bytes()).sum();
+        let runs = self.current();
+        let runs: usize = runs.used.iter().chain(&runs.aside).map(|run| run.memory_bytes()).sum();
         read(&self.tables).bytes() + runs
     }
 
     /// The last pack that runs cover: they have everything that is in it and in those before it.
     pub(super) fn covered(&self) -> Option<u32> {
-        read(&self.runs).last().map(|run| run.info().last)
+        read(&self.runs).used.last().map(|run| run.info().last)
     }
 
     /// The runs, from the oldest to the newest.
     pub(super) fn runs(&self) -> Vec<RunInfo> {
-        self.current().iter().map(|run| run.info()).collect()
+        self.current().used.iter().map(|run| run.info()).collect()
     }
 
     /// Writes down what there is of packs up to `through`, of which everything has to be inserted, and
@@ -293,7 +316,7 @@ impl<R: RunStore> Index<R> {
         drop(frozen);
         match written {
             Ok(run) => {
-                self.replace(self.current().len(), run);
+                self.replace(self.current().used.len(), run);
                 let written = write(&self.tables).drop_frozen();
                 drop(written);
             }
@@ -302,7 +325,7 @@ impl<R: RunStore> Index<R> {
                 return Err(error);
             }
         }
-        let entries: Vec<u64> = self.current().iter().map(|run| run.info().entries).collect();
+        let entries: Vec<u64> = self.runs().iter().map(|run| run.entries).collect();
         match due(&entries) {
             Some(from) => self.merge(&mut upkeep, from, &|_| true),
             None => Ok(()),
@@ -333,7 +356,10 @@ impl<R: RunStore> Index<R> {
     pub(super) fn clear(&self) -> Result<(), IndexError> {
         let mut upkeep = self.upkeep();
         let tables = mem::take(&mut *write(&self.tables));
-        let runs = mem::take(&mut *write(&self.runs));
+        let runs = mem::replace(&mut *write(&self.runs), Arc::new(Asked::of(Runs::new())));
+        if !runs.aside.is_empty() {
+            self.asides.fetch_add(1, Ordering::AcqRel);
+        }
         drop((tables, runs));
         upkeep.unused.extend(Self::names(&self.files)?);
         self.sweep(&mut upkeep)
@@ -341,7 +367,7 @@ impl<R: RunStore> Index<R> {
 
     /// Reads everything that runs have, and tells what is wrong with each that is damaged.
     pub(super) fn verify(&self) -> Vec<IndexError> {
-        self.current().iter().filter_map(|run| run.verify().err()).collect()
+        self.current().used.iter().filter_map(|run| run.verify().err()).collect()
     }
 
     /// Shows every entry of every run to `visit`, those that a newer run overrides as well; tells
@@ -354,7 +380,7 @@ impl<R: RunStore> Index<R> {
             }
             Ok(())
         };
-        self.current().iter().map(read).filter_map(Result::err).collect()
+        self.current().used.iter().map(read).filter_map(Result::err).collect()
     }
 
     /// Removes files that are not used.
@@ -407,9 +433,15 @@ impl<R: RunStore> Index<R> {
 
     /// Puts `run` in the place of all runs from the one at `from` on.
     fn replace(&self, from: usize, run: Run<R::File>) {
-        let mut runs = self.current()[..from].to_vec();
-        runs.push(Arc::new(run));
-        let replaced = mem::replace(&mut *write(&self.runs), Arc::new(runs));
+        let current = self.current();
+        let mut used = current.used[..from].to_vec();
+        used.push(Arc::new(run));
+        self.ask(Asked { used, aside: current.aside.clone(), ..*current });
+    }
+
+    /// Has these runs asked from now on.
+    fn ask(&self, asked: Asked<R::File>) {
+        let replaced = mem::replace(&mut *write(&self.runs), Arc::new(asked));
         drop(replaced);
     }
 
@@ -421,7 +453,7 @@ impl<R: RunStore> Index<R> {
         keep: &dyn Fn(u32) -> bool,
     ) -> Result<(), IndexError> {
         let current = self.current();
-        let merged: Vec<&Run<R::File>> = current[from..].iter().map(|run| &**run).collect();
+        let merged: Vec<&Run<R::File>> = current.used[from..].iter().map(|run| &**run).collect();
         let infos: Vec<RunInfo> = merged.iter().map(|run| run.info()).collect();
         let (Some(first), Some(last)) = (infos.first(), infos.last()) else { return Ok(()) };
         let entries_max = infos.iter().map(|info| info.entries).sum();

@@ -2,7 +2,9 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
+use super::super::error::chain;
 use super::super::{ContentId, StoreId};
 use super::error::{Damage, IndexError};
 use super::format::{
@@ -39,6 +41,8 @@ pub(super) struct Run<F> {
     salt: u32,
     /// The leading octets of each page's first key.
     firsts: Box<[u64]>,
+    /// What was wrong with it first.
+    harm: OnceLock<String>,
 }
 
 impl<F: RunFile> Run<F> {
@@ -80,7 +84,8 @@ impl<F: RunFile> Run<F> {
         if crc32c::crc32c(&directory) != header.directory_checksum || !firsts.is_sorted() {
             return Err(damaged(Damage::Directory));
         }
-        Ok(Self { path, file, header, layout, salt: header.salt(), firsts })
+        let (salt, harm) = (header.salt(), OnceLock::new());
+        Ok(Self { path, file, header, layout, salt, firsts, harm })
     }
 
     pub(super) fn info(&self) -> RunInfo {
@@ -93,14 +98,24 @@ impl<F: RunFile> Run<F> {
         size_of::<Self>() + size_of_val(&*self.firsts)
     }
 
+    /// What was wrong with it, if anybody has come upon something.
+    pub(super) fn harm(&self) -> Option<&str> {
+        self.harm.get().map(String::as_str)
+    }
+
     #[cold]
     fn damaged(&self, what: Damage) -> IndexError {
-        IndexError::Damaged { path: self.path.clone(), what }
+        self.harmed(IndexError::Damaged { path: self.path.clone(), what })
     }
 
     #[cold]
     fn failed(&self, source: io::Error) -> IndexError {
-        IndexError::Io { op: "read", path: self.path.clone(), source }
+        self.harmed(IndexError::Io { op: "read", path: self.path.clone(), source })
+    }
+
+    fn harmed(&self, error: IndexError) -> IndexError {
+        self.harm.get_or_init(|| chain(&error));
+        error
     }
 
     /// Where `id` leads, if it is there.

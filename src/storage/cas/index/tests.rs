@@ -553,13 +553,63 @@ fn damage_is_told_by_name_and_the_packs_are_read_again() {
     let [error] = &unusable[..] else { panic!("{unusable:?}") };
     assert_eq!(
         error.to_string(),
-        "the index run memory/00000000-00000001.run is damaged: its header is not sound; the index \
-         has to be built anew"
+        "the index run memory/00000000-00000001.run is damaged: its header is not sound"
     );
     index.insert_many(entries.clone());
     index.flush(1).unwrap();
     let index = open(&runs);
     assert!(entries.iter().all(|(id, location)| index.get(*id).unwrap() == Some(*location)));
+}
+
+#[test]
+fn a_run_that_is_found_damaged_is_made_anew_while_it_is_used() {
+    let (runs, mut packs) = (MemRuns::new(), Packs::default());
+    let index = Index::create(runs.clone(), STORE).unwrap();
+    let keys = |range: std::ops::Range<u8>| range.collect::<Vec<u8>>();
+    for (content, is_flushed) in
+        [(keys(0..200), true), (keys(50..90), false), (keys(85..95), true), (keys(60..70), true)]
+    {
+        let pack = packs.push(&content);
+        index.insert_many(packs.entries(pack));
+        if is_flushed {
+            index.flush(pack).unwrap();
+        }
+    }
+    let names = ["00000000-00000000.run", "00000001-00000002.run", "00000003-00000003.run"];
+    assert_eq!(runs.names(), names);
+    let mut octets = runs.octets(names[1]).unwrap();
+    octets[4096 + 100] ^= 1;
+    runs.put(names[1], octets);
+
+    let index = open(&runs);
+    assert!(!index.is_harmed() && index.set_aside().is_none());
+    assert!(!packs.check(&index, true) && index.is_harmed());
+    let set_aside = index.set_aside().unwrap();
+    assert_eq!((set_aside.first, set_aside.last), (1, 3));
+    assert!(set_aside.why.contains(names[1]), "{}", set_aside.why);
+    assert!(!index.is_harmed() && index.set_aside().is_none());
+    assert_eq!(runs.names(), &names[..1]);
+    for pack in 1..=3 {
+        // Whoever opens what there is finds everything.
+        let other = open(&runs);
+        packs.read_into(&other);
+        assert!(packs.check(&other, false));
+        index.insert_many(packs.entries(pack));
+        for key in 0..200 {
+            // Perhaps an older place, where the newest is in what is damaged.
+            match index.get(id(key)) {
+                Ok(Some(found)) => assert!(packs.0[&found.pack].contains(&key)),
+                Ok(None) => panic!("key {key} is not found"),
+                Err(_) => assert!(pack == 1 && (90..95).contains(&key), "key {key}"),
+            }
+        }
+        // The newest wherever a sound run tells it.
+        assert!((60..70).all(|key| index.get(id(key)).unwrap() == packs.find(key)));
+        index.flush(pack).unwrap();
+    }
+    index.let_go(true);
+    assert!(packs.check(&index, false) && index.verify().is_empty());
+    assert!(packs.check(&open(&runs), false));
 }
 
 #[test]

@@ -97,8 +97,8 @@ impl Machine {
         }
     }
 
-    /// The index is of no importance: parts of it go now and then. When some of it is damaged, which
-    /// shows in errors, it is mended or thrown away after the next crash.
+    /// The index is of no importance: parts of it go now and then, or are damaged, which the store mends
+    /// when it comes upon it. What it has not come upon is mended or thrown away after the next crash.
     fn spoil_index(&mut self) {
         let mut is_rotten = std::mem::take(&mut self.index_is_rotten);
         if is_rotten && self.chance.one_in(2) {
@@ -116,7 +116,7 @@ impl Machine {
                 let place = usize::try_from(self.chance.below(octets.len() as u64)).unwrap();
                 octets[place] ^= 1 << self.chance.below(8);
                 self.media.runs.put(&name, octets);
-                (self.armed, self.crippled, self.index_is_rotten) = (true, true, true);
+                self.index_is_rotten = true;
             }
         }
     }
@@ -213,14 +213,10 @@ impl Machine {
                 self.step_committer();
             }
         }
-        let excuse = self.excuse();
-        let shared = &self.store.as_ref().unwrap().shared;
-        let mut unread = Vec::new();
-        for front in &mut self.fronts {
-            let state = self.model.volumes[&front.name].current();
-            let step = || _ = shared.reader.pool.step(&shared.reader);
-            let sectors = compare_all(&front.name, &mut front.volume, &state, excuse, step);
-            unread.push(Unread { volume: front.name.clone(), snapshot: None, sectors });
+        let mut unread = self.compare_fronts();
+        if self.await_index() {
+            unread = self.compare_fronts();
+            self.can_all_be_read(&unread);
         }
         let snapshots: Vec<_> = self
             .model
@@ -231,13 +227,55 @@ impl Machine {
         for (volume, snapshot) in snapshots {
             if self.chance.one_in(2) {
                 self.export(&volume, &snapshot);
-                let sectors = self.use_last_export();
+                let mut sectors = self.use_last_export();
+                let is_mended = self.await_index();
+                if is_mended {
+                    self.export(&volume, &snapshot);
+                    sectors = self.use_last_export();
+                }
                 unread.push(Unread { volume, snapshot: Some(snapshot), sectors });
+                if is_mended {
+                    self.can_all_be_read(&unread);
+                }
             }
         }
         // Some go on being used.
         self.fronts.retain(|_| self.chance.one_in(2));
         unread
+    }
+
+    fn compare_fronts(&mut self) -> Vec<Unread> {
+        let excuse = self.excuse();
+        let shared = &self.store.as_ref().unwrap().shared;
+        let mut unread = Vec::new();
+        for front in &mut self.fronts {
+            let state = self.model.volumes[&front.name].current();
+            let step = || _ = shared.reader.pool.step(&shared.reader);
+            let sectors = compare_all(&front.name, &mut front.volume, &state, excuse, step);
+            unread.push(Unread { volume: front.name.clone(), snapshot: None, sectors });
+        }
+        unread
+    }
+
+    /// Waits until what was found damaged of the index is mended; whether it has some damage, and nothing
+    /// else has.
+    fn await_index(&mut self) -> bool {
+        if !self.index_is_rotten || self.rotten {
+            return false;
+        }
+        for _ in 0..PATIENCE {
+            if !self.store().committer.is_to_be_mended() {
+                return true;
+            }
+            self.now = self.now.after(Duration::from_millis(50));
+            self.step_committer();
+        }
+        panic!("the index is not mended");
+    }
+
+    fn can_all_be_read(&self, unread: &[Unread]) {
+        let whole = unread.iter().all(|part| part.sectors.is_empty());
+        assert!(whole || self.armed || self.is_cut(), "not mended: {unread:?}");
     }
 
     fn use_last_export(&mut self) -> Vec<u64> {
