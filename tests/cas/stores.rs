@@ -10,10 +10,11 @@ use std::fs::{self, File};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aoe_server::storage::Fault;
 use aoe_server::storage::cas::{
-    CasStore, CasVolume, FsckOptions, LostRange, Severity, SnapshotOptions, StoreOptions,
+    CasError, CasStore, CasVolume, FsckOptions, LostRange, Severity, SnapshotOptions, StoreOptions,
     VolumeOptions,
 };
 
@@ -173,12 +174,16 @@ fn open(path: &Path, options: &StoreOptions, text: &mut String) -> bool {
         }
     };
     writeln!(text, "opens, with {} writes of the journal", recovered.writes).unwrap();
+    // Whoever comes upon a damaged index has it mended.
+    let all = |disk: Disk<'_>| {
+        attach(&store, disk)
+            .map_or(true, |mut volume| read_all(disk, &mut volume).errors.is_empty())
+    };
+    if !DISKS.into_iter().map(all).fold(true, |whole, disk| whole && disk) {
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
     for disk in DISKS {
-        let attached = match disk.snapshot {
-            None => store.attach(disk.volume, VolumeOptions::default()),
-            Some(name) => store.attach_snapshot(disk.volume, name, SnapshotOptions::default()),
-        };
-        match attached {
+        match attach(&store, disk) {
             Ok(mut volume) => {
                 let found = read_all(disk, &mut volume);
                 found.tell(disk, options.accept_loss, text);
@@ -211,6 +216,13 @@ impl Found {
                 writeln!(text, "    {wrong}{disk}: {what}: {}", ranges(&sectors)).unwrap();
             }
         }
+    }
+}
+
+fn attach(store: &CasStore, disk: Disk<'_>) -> Result<CasVolume, CasError> {
+    match disk.snapshot {
+        None => store.attach(disk.volume, VolumeOptions::default()),
+        Some(name) => store.attach_snapshot(disk.volume, name, SnapshotOptions::default()),
     }
 }
 

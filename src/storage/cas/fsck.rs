@@ -131,7 +131,8 @@ struct IndexState {
     right: u64,
     missing: u64,
     wrong: u64,
-    damaged: bool,
+    /// What was met of damage.
+    damaged: Option<String>,
 }
 
 impl<'p> Check<'p> {
@@ -374,9 +375,13 @@ impl<'p> Check<'p> {
         for error in &damaged {
             self.find(Finding::IndexDamaged { why: chain(error) });
         }
+        // It may have been mended since.
+        if let Some(why) = state.damaged.clone().filter(|_| damaged.is_empty()) {
+            self.find(Finding::IndexDamaged { why });
+        }
         state.wrong = state.wrong.max(wrong);
         let IndexState { missing, wrong, .. } = *state;
-        let is_damaged = state.damaged || !damaged.is_empty();
+        let is_damaged = state.damaged.is_some() || !damaged.is_empty();
         if (missing, wrong) != (0, 0) && !is_damaged {
             self.find(Finding::IndexWrong { missing, wrong });
         }
@@ -421,7 +426,7 @@ fn compare(
             Ok(Some(_)) => state.wrong += 1,
             Ok(None) if is_sound => state.missing += 1,
             Ok(None) => {}
-            Err(_) => state.damaged = true,
+            Err(error) => _ = state.damaged.get_or_insert_with(|| chain(&error)),
         }
     }
 }

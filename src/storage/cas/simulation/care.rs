@@ -55,7 +55,7 @@ impl Machine {
     /// Nothing is stored twice. What a crash has left behind does not count: no list names it.
     pub(super) fn seek_copies(&mut self) {
         // What could not be found was perhaps stored again.
-        if self.was_crippled || self.crippled {
+        if self.was_crippled || self.crippled || self.index_is_rotten {
             return;
         }
         let packs = self.store().shared.reader.packs.read().unwrap().clone();

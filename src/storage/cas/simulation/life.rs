@@ -89,7 +89,7 @@ impl Machine {
         self.media.runs.set_fuse(None);
         self.heal();
         self.media.power.lock().unwrap().restore();
-        self.was_crippled |= self.crippled || self.rotten;
+        self.was_crippled |= self.crippled || self.rotten || self.index_is_rotten;
         (self.armed, self.crippled) = (false, false);
         self.spoil_index();
         if !self.rotten && self.chance.one_in(4) {
