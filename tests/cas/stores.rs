@@ -179,7 +179,7 @@ fn open(path: &Path, options: &StoreOptions, text: &mut String) -> bool {
         attach(&store, disk)
             .map_or(true, |mut volume| read_all(disk, &mut volume).errors.is_empty())
     };
-    if !DISKS.into_iter().map(all).fold(true, |whole, disk| whole && disk) {
+    if DISKS.map(all).contains(&false) {
         std::thread::park_timeout(Duration::from_millis(50));
     }
     for disk in DISKS {
