@@ -28,7 +28,7 @@ use super::store::StoreOptions;
 use super::{ContentId, FrameKind, StoreId, VolumeNumber};
 use crate::blob::{BlobError, BlobId, BlobStore};
 use crate::clock::Instant;
-use crate::storage::journal::{Guarded, JournalId, Medium, Scan, Sequence, format};
+use crate::storage::journal::{Guarded, JournalId, Medium, Reclaimer, Scan, Sequence, format};
 use crate::units::{SECTOR_SIZE, Sectors};
 
 /// Octets of the end of a pack that are read at once in the hope that the directory is among them.
@@ -158,13 +158,7 @@ pub(super) fn recover(
     let mut recovered = replay.recovered();
     let (numbers, volumes) = replay.into_parts(&scan);
     let (appender, mut reclaimer) = scan.ends(journal.clone());
-    // From now on it is in use: it was perhaps closed before.
-    reclaimer.set_mark(slot.commit);
-    reclaimer.release(scan.released()).map_err(|source| CasError::Io {
-        op: "write to the journal of",
-        path: path.clone(),
-        source,
-    })?;
+    use_journal(&path, &mut reclaimer, &slot, &scan)?;
     let (requests, requested) = mpsc::channel();
     let (group_requests, group_requested) = mpsc::channel();
     let (uses, used) = mpsc::channel();
@@ -200,6 +194,19 @@ pub(super) fn recover(
         replay_rest(&path, &mut committer, &scan, &journal, &mut recovered, now)?;
     }
     Ok(OpenStore { shared, group, committer, requests, group_requests, status, recovered })
+}
+
+/// Notes in the journal that it is in use from now on: it was perhaps closed before.
+fn use_journal(
+    path: &std::path::Path,
+    reclaimer: &mut Reclaimer<impl Medium>,
+    slot: &RootSlot,
+    scan: &Scan,
+) -> Result<(), CasError> {
+    reclaimer.set_mark(slot.commit);
+    let released = reclaimer.release(scan.released());
+    let failed = |source| CasError::Io { op: "write to the journal of", path: path.into(), source };
+    released.map(drop).map_err(failed)
 }
 
 /// Replays what the overlays had no room for, with a commit before each part; where that fails, for want of
