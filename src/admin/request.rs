@@ -108,6 +108,8 @@ pub enum StoreRequest {
         size: Sectors,
         /// Even if what lies beyond is lost.
         shrink: bool,
+        /// Even if an initiator has used the volume just now.
+        force: bool,
     },
     /// To delete a volume.
     VolumeDelete {
@@ -190,8 +192,8 @@ impl StoreRequest {
         match self {
             Self::Info | Self::Commit | Self::VolumeList => json!({}),
             Self::VolumeCreate { volume, size } => json!({ "volume": volume, "size": bytes(size) }),
-            Self::VolumeResize { volume, size, shrink } => {
-                json!({ "volume": volume, "size": bytes(size), "shrink": shrink })
+            Self::VolumeResize { volume, size, shrink, force } => {
+                json!({ "volume": volume, "size": bytes(size), "shrink": shrink, "force": force })
             }
             Self::VolumeDelete { volume, with_snapshots } => {
                 json!({ "volume": volume, "with_snapshots": with_snapshots })
@@ -290,6 +292,7 @@ impl Fields {
                 volume: self.name("volume")?,
                 size: self.size()?,
                 shrink: self.flag("shrink")?,
+                force: self.flag("force")?,
             },
             "volume delete" => StoreRequest::VolumeDelete {
                 volume: self.name("volume")?,
@@ -421,7 +424,7 @@ mod tests {
             StoreRequest::Commit,
             StoreRequest::VolumeList,
             StoreRequest::VolumeCreate { volume: volume(), size },
-            StoreRequest::VolumeResize { volume: volume(), size, shrink: true },
+            StoreRequest::VolumeResize { volume: volume(), size, shrink: true, force: true },
             StoreRequest::VolumeDelete { volume: volume(), with_snapshots: true },
             StoreRequest::SnapshotList { volume: None },
             StoreRequest::SnapshotList { volume: Some(volume()) },

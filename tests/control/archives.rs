@@ -136,7 +136,9 @@ fn volumes_are_made_resized_and_deleted_while_the_server_runs() {
     assert!(within(PATIENCE, || size(&mut initiator, DISK) == 32_768));
     assert_eq!(read(&mut initiator, DISK), 7);
     assert!(no(&home, "volume resize e1.0 4MiB").contains("--shrink"));
-    yes(&home, "volume resize e1.0 4MiB --shrink");
+    assert!(no(&home, "volume resize e1.0 4MiB --shrink").contains("--force"));
+    assert_eq!(size(&mut initiator, DISK), 32_768);
+    yes(&home, "volume resize e1.0 4MiB --shrink --force");
     assert!(within(PATIENCE, || size(&mut initiator, DISK) == 8_192));
     assert_eq!(read(&mut initiator, DISK), 7);
 
@@ -151,6 +153,53 @@ fn volumes_are_made_resized_and_deleted_while_the_server_runs() {
     assert!(commit(&home) > before);
     let info = yes(&home, "store info");
     assert!(info.contains(&home.path("archive").display().to_string()), "{info}");
+    assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
+}
+
+/// A disk that was made larger once kept its server from starting again, and the only remedy that was
+/// told destroyed what had been written to it since.
+#[test]
+fn a_size_that_the_configuration_does_not_have_is_told_at_once_and_at_the_next_start() {
+    let Some(net) = TestNet::new(MTU) else { return };
+    let home = Home::new();
+    let config = |size: &str| {
+        home.server(net.a, "af-packet") + &archive_target(&home, 0, &format!("size = \"{size}\""))
+    };
+    let mut server = ServerProcess::start_in(&home, &config("8 MiB"));
+    yes(&home, "snapshot create e1.0@small");
+    let (stdout, stderr) = ended(&ask(&home, "volume resize e1.0 9MiB"), 0);
+    assert_eq!(stdout, "volume e1.0 has 9 MiB\n");
+    for told in ["target e1.0 says size = \"8 MiB\"", "size = \"9 MiB\"", "will not start"] {
+        assert!(stderr.contains(told), "no {told}: {stderr}");
+    }
+    let (_, stderr) = ended(&ask(&home, "volume resize e1.0 8MiB --shrink"), 0);
+    assert_eq!(stderr, "", "it is as configured");
+    yes(&home, "volume resize e1.0 9MiB");
+    yes(&home, "snapshot create e1.0@large");
+    let small = ask_json(&home, "volume resize e1.0 4MiB --shrink")["configured"].clone();
+    assert_eq!((&small["target"], &small["size"]), (&"e1.0".into(), &(8 << 20).into()));
+    assert_eq!(small["change_to"], "4 MiB");
+    let restored = ask_json(&home, "snapshot restore e1.0@small");
+    assert_eq!(restored.get("configured"), None, "{restored}");
+    let (_, stderr) = ended(&ask(&home, "snapshot restore e1.0@large"), 0);
+    assert!(stderr.contains("change it to size = \"9 MiB\""), "{stderr}");
+    assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
+
+    let file = server.config_path().to_owned();
+    let (_, stderr) = ended(&run(["serve".as_ref(), "--config".as_ref(), file.as_os_str()]), 2);
+    let start = format!("{}: target e1.0: `size` in the configuration is", file.display());
+    assert!(stderr.contains(&start), "{stderr}");
+    assert!(stderr.contains("is \"8 MiB\" (8388608 bytes), but"), "{stderr}");
+    assert!(stderr.contains("has \"9 MiB\" (9437184 bytes)"), "{stderr}");
+    let shrink = stderr.split("aoe-server volume resize").nth(1).expect("the second way is told");
+    assert!(shrink.starts_with(" e1.0 8MiB --shrink --store "), "{stderr}");
+
+    let mut server = ServerProcess::start_in(&home, &config("9 MiB"));
+    assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
+    // What is told as the second way is one.
+    let words = shrink.lines().next().unwrap().split_whitespace();
+    ended(&run(["volume", "resize"].into_iter().chain(words)), 0);
+    let mut server = ServerProcess::start_in(&home, &config("8 MiB"));
     assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
 }
 

@@ -20,7 +20,7 @@ use super::group::{GroupCommitter, GroupRequest, Step};
 use super::manifest::{BLOCK_MIN, Layout, Manifest};
 use super::recover::{OpenStore, Recovered, recover};
 use super::repair::{self, IndexRepair, RepairRootsOptions, RootsRepair};
-use super::request::{Attach, Edit, Edited, Reply, Request};
+use super::request::{Attach, Edit, Edited, Reply, Request, Shrink};
 use super::shared::StoreShared;
 use super::usage::{self, Usage};
 use super::volume::CasVolume;
@@ -255,7 +255,7 @@ impl CasStore {
                 self.create_volume(volume, size)?;
             }
             (Some(present), Some(size)) if size != present => {
-                self.resize_volume(volume, size, false)?;
+                self.resize_volume(volume, size, Shrink::Never)?;
             }
             (Some(_), _) => {}
         }
@@ -323,15 +323,15 @@ impl CasStore {
     /// looked at again.
     ///
     /// # Errors
-    /// [`CasError::WouldShrink`] unless it may; [`CasError::NoVolume`], [`CasError::Size`], and those
-    /// of a commit.
+    /// [`CasError::WouldShrink`] and [`CasError::Active`], unless it may; [`CasError::NoVolume`],
+    /// [`CasError::Size`], and those of a commit.
     pub fn resize_volume(
         &self,
         name: &str,
         size: Sectors,
-        may_shrink: bool,
+        shrink: Shrink,
     ) -> Result<VolumeInfo, CasError> {
-        self.edit_volume(Edit::ResizeVolume { name: name.into(), size, may_shrink })
+        self.edit_volume(Edit::ResizeVolume { name: name.into(), size, shrink })
     }
 
     /// Deletes a volume, and its snapshots if they may go.
