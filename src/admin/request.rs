@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use super::answer::Refusal;
-use crate::config::{is_name, snapshot_of_volume};
+use crate::config::{UNSET_SHELF, is_name, snapshot_of_volume};
 use crate::protocol::Address;
 use crate::units::{SECTOR_SIZE, Sectors};
 
@@ -265,7 +265,7 @@ impl Request {
             "snapshot export" => Self::Export {
                 store,
                 of: fields.snapshot()?,
-                target: fields.target()?,
+                target: fields.target_to_serve()?,
                 interfaces: fields.interfaces()?,
             },
             "snapshot unexport" => Self::Unexport { target: fields.target()? },
@@ -388,6 +388,18 @@ impl Fields {
         let address = text.parse::<Address>().ok().filter(|address| !address.is_wildcard());
         let wrong = || Refusal::malformed(format!("`target` is {text:?}, and not as in \"e1.0\""));
         address.ok_or_else(wrong)
+    }
+
+    /// A target's address that the configuration would take, too.
+    fn target_to_serve(&mut self) -> Result<Address, Refusal> {
+        let address = self.target()?;
+        if address.shelf != UNSET_SHELF {
+            return Ok(address);
+        }
+        Err(Refusal::malformed(format!(
+            "`target` cannot be {address}: Linux takes shelf {UNSET_SHELF} for a switch left unset and \
+             ignores the target; use another from 0 to 65534"
+        )))
     }
 
     fn interfaces(&mut self) -> Result<Vec<String>, Refusal> {
@@ -513,6 +525,11 @@ mod tests {
             (
                 "{\"request\": \"snapshot unexport\", \"target\": \"e1.*\"}",
                 "`target` is \"e1.*\", and not as in \"e1.0\"",
+            ),
+            (
+                "{\"request\": \"snapshot export\", \"volume\": \"x\", \"snapshot\": \"y\", \
+                 \"target\": \"e4095.0\"}",
+                "`target` cannot be e4095.0: Linux takes shelf 4095",
             ),
         ] {
             let refusal = Request::parse(line.as_bytes()).unwrap_err();

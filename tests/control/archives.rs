@@ -81,6 +81,8 @@ fn a_snapshot_is_made_compared_exported_cloned_and_restored_while_its_disk_is_se
     initiator.write(&range, &mut &[0; 512][..], &mut |_| ()).unwrap_err();
     assert!(no(&home, "snapshot export e1.0@one e1.9").contains("e1.9"));
     assert!(no(&home, "snapshot export e1.0@two e1.8").contains("e1.0@two"));
+    let (_, stderr) = ended(&ask(&home, "snapshot export e1.0@one e4095.0"), 2);
+    assert!(stderr.contains("cannot be e4095.0: Linux"), "{stderr}");
     no(&home, "snapshot export e1.0@one e1.8 --interface nowhere");
     assert!(no(&home, "snapshot delete e1.0@one").contains("in use"));
     let status = ask_json(&home, "status");
