@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::answer::Refusal;
 use super::request::{Request, StoreRequest};
 use super::socket::SharedServer;
-use super::{REQUEST_MAX, status};
+use super::{REQUEST_MAX, change, status};
 use crate::clock;
 use crate::server::{Observer, ServerError, SnapshotExport};
 
@@ -122,6 +122,14 @@ fn answer(desk: &Desk, request: &Request, stream: &UnixStream) -> io::Result<()>
 
 impl Desk {
     fn see_to(&self, request: &Request, item: &mut dyn FnMut(Value)) -> Result<Value, Refusal> {
+        let answer = self.carry_out(request, item)?;
+        if let Some(change) = change::of_server(request) {
+            log::info!("{change}");
+        }
+        Ok(answer)
+    }
+
+    fn carry_out(&self, request: &Request, item: &mut dyn FnMut(Value)) -> Result<Value, Refusal> {
         match request {
             Request::Status => Ok(status::status(&self.observer)),
             Request::StoreList => Ok(json!({ "stores": status::stores(&self.observer) })),
@@ -183,7 +191,7 @@ mod archives {
 
     use serde_json::json;
 
-    use super::{Desk, PathBuf, Refusal, StoreRequest, Value};
+    use super::{Desk, PathBuf, Refusal, StoreRequest, Value, change};
     use crate::admin::VolumeSnapshot;
     use crate::config::{CasContent, Size, StorageConfig};
     use crate::protocol::Address;
@@ -250,6 +258,9 @@ mod archives {
         ) -> Result<Value, Refusal> {
             let (path, store) = self.find(place, request.volume())?;
             let mut answer = crate::admin::perform(&store, request, item)?;
+            if let Some(change) = change::of_store(request, &answer) {
+                log::info!("archive {}: {change}", path.display());
+            }
             if let StoreRequest::VolumeResize { volume, .. }
             | StoreRequest::SnapshotRestore { of: VolumeSnapshot { volume, .. }, .. } = request
             {

@@ -50,6 +50,24 @@ fn no(home: &Home, line: &str) -> String {
     stderr
 }
 
+/// What was done is in the log; what was refused is not.
+fn tells_each_change_once(log: &str, home: &Home, kept: &str) {
+    let archive = home.path("archive");
+    let of_archive = |what: &str| format!("archive {}: {what}", archive.display());
+    let restored = format!("volume e1.0 is what e1.0@one is, by force; what it was is e1.0@{kept}");
+    for change in [
+        of_archive("made snapshot e1.0@one"),
+        String::from("serving e1.0@one at e1.9"),
+        of_archive("made volume copy from e1.0@one"),
+        of_archive(&restored),
+        format!("serving e1.0@{kept} at e1.9"),
+        of_archive("deleted snapshot e1.0@one"),
+    ] {
+        assert_eq!(log.matches(&change).count(), 1, "{change}: {log}");
+    }
+    assert_eq!(log.matches("e1.9 is served no more").count(), 2, "{log}");
+}
+
 #[test]
 fn a_snapshot_is_made_compared_exported_cloned_and_restored_while_its_disk_is_served() {
     let Some(net) = TestNet::new(MTU) else { return };
@@ -109,7 +127,9 @@ fn a_snapshot_is_made_compared_exported_cloned_and_restored_while_its_disk_is_se
     yes(&home, &format!("snapshot delete e1.0@{kept}"));
     yes(&home, "snapshot delete e1.0@one");
     assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
-    assert!(!server.log().contains("ERROR"), "{}", server.log());
+    let log = server.log();
+    assert!(!log.contains("ERROR"), "{log}");
+    tells_each_change_once(&log, &home, &kept);
 }
 
 #[test]
@@ -156,6 +176,15 @@ fn volumes_are_made_resized_and_deleted_while_the_server_runs() {
     let info = yes(&home, "store info");
     assert!(info.contains(&home.path("archive").display().to_string()), "{info}");
     assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
+    let log = server.log();
+    for change in [
+        "made volume spare, 1 MiB",
+        "volume e1.0 has 16 MiB now",
+        "volume e1.0 has 4 MiB now, by force",
+        "deleted volume spare, with its snapshots",
+    ] {
+        assert_eq!(log.matches(&format!(": {change}\n")).count(), 1, "{change}: {log}");
+    }
 }
 
 /// A disk that was made larger once kept its server from starting again, and the only remedy that was
