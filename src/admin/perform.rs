@@ -131,6 +131,19 @@ fn snapshot(info: &SnapshotInfo) -> Value {
     })
 }
 
+/// How an archive is, in a word: the worst that there is to say.
+const fn state(info: &StoreInfo) -> &'static str {
+    if info.stopped {
+        "stopped"
+    } else if info.failing.is_some() {
+        "failing"
+    } else if info.read_failures > 0 {
+        "damaged"
+    } else {
+        "good"
+    }
+}
+
 pub(super) fn info(info: &StoreInfo) -> Value {
     let CommitSplit { fill, hash, index, compress, put, tree, publish } = info.split;
     json!({
@@ -162,6 +175,7 @@ pub(super) fn info(info: &StoreInfo) -> Value {
             "tree": tree,
             "publish": publish,
         },
+        "state": state(info),
         "failing": info.failing,
         "stopped": info.stopped,
     })

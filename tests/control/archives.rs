@@ -8,7 +8,7 @@ use aoe_server::units::{Lba, Sectors};
 
 use crate::common::net::{PATIENCE, TestNet, within};
 use crate::common::server::{Home, ServerProcess, client, ended, run};
-use crate::{archive_target, ask, ask_json, objects};
+use crate::{archive_target, ask, ask_json, objects, octets};
 
 const MTU: usize = 9000;
 const DISK: Address = Address::new(1, 0);
@@ -231,6 +231,40 @@ fn a_size_that_the_configuration_does_not_have_is_told_at_once_and_at_the_next_s
     let words = shrink.lines().next().unwrap().split_whitespace();
     ended(&run(["volume", "resize"].into_iter().chain(words)), 0);
     let mut server = ServerProcess::start_in(&home, &config("8 MiB"));
+    assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
+}
+
+#[test]
+fn status_tells_of_damage_that_somebody_has_come_upon() {
+    let Some(net) = TestNet::new(MTU) else { return };
+    let home = Home::new();
+    let config = home.server(net.a, "af-packet") + &archive_target(&home, 0, "size = \"8 MiB\"");
+    let mut server = ServerProcess::start_in(&home, &config);
+    let mut initiator = client(net.b);
+    write(&mut initiator, 3);
+    yes(&home, "store commit");
+    assert_eq!(ask_json(&home, "status")["stores"][0]["state"], "good");
+    assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
+
+    // Nothing of it is in memory after a restart.
+    let packs = octets::packs(&home.path("archive"));
+    let pack = packs.iter().find(|pack| pack.has_blocks()).unwrap();
+    octets::flip(&pack.path, pack.frames[0].offset + octets::FRAME_HEADER);
+    let mut server = ServerProcess::start_in(&home, &config);
+    assert!(yes(&home, "status").trim_end().ends_with("good"));
+    let disk = initiator.open(DISK).unwrap();
+    let count = Sectors::from_bytes(LENGTH as u64);
+    let range = Range { disk: &disk, lba: Lba(16), count, depth: 1 };
+    initiator.read(&range, &mut Vec::new(), &mut |_| ()).unwrap_err();
+    let table = yes(&home, "status");
+    let state = table.trim_end().rsplit("  ").next().unwrap();
+    assert!(
+        state.starts_with("damaged: ") && state.ends_with(" reads failed, see the log"),
+        "{table}"
+    );
+    let store = ask_json(&home, "status")["stores"][0].clone();
+    assert_eq!(store["state"], "damaged");
+    assert!(store["read_failures"].as_u64() > Some(0), "{store}");
     assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
 }
 
