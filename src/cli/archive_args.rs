@@ -103,7 +103,7 @@ impl ArchiveArgs {
         item: &mut dyn FnMut(Value),
     ) -> anyhow::Result<Result<Value, Refusal>> {
         // Opening would make one.
-        if !CasStore::exists(path) {
+        if !CasStore::exists(path)? {
             return Ok(Err(CasError::NotAnArchive { path: path.into() }.into()));
         }
         let options = StoreOptions { journal: self.journal.clone(), ..StoreOptions::default() };

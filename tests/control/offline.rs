@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use crate::common::server::{Home, ended, run};
+use crate::common::server::{Home, as_nobody, ended, run};
 use crate::objects;
 
 /// Runs a command on the archive in `home`.
@@ -51,6 +51,26 @@ fn an_archive_is_made_filled_and_looked_at_by_commands_alone() {
     let (text, _) = ended(&alone(&home, "store info"), 0);
     assert!(text.contains("blocks       4 KiB, packed"), "{text}");
     ended(&alone(&home, "store commit"), 0);
+}
+
+/// It was once said to be no archive, and how to make one.
+#[test]
+fn an_archive_that_may_not_be_looked_into_is_told_from_none() {
+    let home = Home::new();
+    ended(&init(&home, &["--journal-size", "1 MiB"]), 0);
+    home.open_to_everybody();
+    let (program, archive) = (home.program(), home.path("archive"));
+    for command in ["store info", "volume list", "image export disk /nowhere"] {
+        let words = command.split(' ').map(std::ffi::OsStr::new);
+        let words: Vec<_> = words.chain(["--store".as_ref(), archive.as_os_str()]).collect();
+        let (_, stderr) = ended(&as_nobody(&program, "-all", &words).output().unwrap(), 2);
+        assert!(stderr.contains("Permission denied"), "{stderr}");
+        assert!(!stderr.contains("store init"), "{stderr}");
+    }
+    let repair = ["store", "repair", "--index"].map(std::ffi::OsStr::new);
+    let repair: Vec<_> = repair.into_iter().chain([archive.as_os_str()]).collect();
+    let (_, stderr) = ended(&as_nobody(&program, "-all", &repair).output().unwrap(), 2);
+    assert!(stderr.contains("Permission denied"), "{stderr}");
 }
 
 #[test]

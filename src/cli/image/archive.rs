@@ -72,7 +72,7 @@ struct StoreArgs {
 impl StoreArgs {
     fn open(&self) -> anyhow::Result<CasStore> {
         ensure!(
-            CasStore::exists(&self.store),
+            CasStore::exists(&self.store)?,
             "{} is not an archive; to make one: aoe-server store init {0}",
             self.store.display()
         );

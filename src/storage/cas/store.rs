@@ -169,7 +169,10 @@ impl CasStore {
     }
 
     /// Whether there is a store at `path`, as far as can be seen without opening it.
-    pub fn exists(path: impl AsRef<Path>) -> bool {
+    ///
+    /// # Errors
+    /// [`CasError::Io`] when that cannot be seen: its directory may not be looked into.
+    pub fn exists(path: impl AsRef<Path>) -> Result<bool, CasError> {
         exists(path.as_ref())
     }
 
