@@ -300,6 +300,9 @@ fn two_targets_share_an_archive_and_a_command_finds_the_one_that_is_meant() {
     let (_, stderr) = ended(&run(store.split(' ')), 2);
     assert!(stderr.contains(&format!("(pid {})", server.pid())), "{stderr}");
     assert!(stderr.contains("leave out --store"), "{stderr}");
+    let export = format!("image export e1.2 /nowhere --store {}", elsewhere.display());
+    let (_, stderr) = ended(&run(export.split(' ')), 2);
+    assert!(stderr.contains("aoe-server snapshot export"), "{stderr}");
     assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
     let (stdout, _) = ended(&run(store.split(' ')), 0);
     assert_eq!(stdout.lines().count(), 3, "{stdout}");

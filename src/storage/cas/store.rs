@@ -1,6 +1,7 @@
 //! A store in a directory, with its threads; and what others ask of it.
 
 pub(super) mod files;
+mod mapped;
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -417,14 +418,8 @@ impl CasStore {
             self.commit()?;
         }
         let manifest = self.manifest()?;
-        let state = |snapshot: Option<&str>| {
-            if let Some(name) = snapshot {
-                return manifest.snapshot(volume, name).map(|entry| (entry.root, entry.size));
-            }
-            let entry = manifest.volume(volume).map(|entry| (entry.root, entry.size));
-            entry.ok_or_else(|| CasError::NoVolume { name: volume.into() })
-        };
-        let ((one, one_size), (other, other_size)) = (state(one)?, state(other)?);
+        let (one, one_size) = manifest.state(volume, one)?;
+        let (other, other_size) = manifest.state(volume, other)?;
         let end = one_size.max(other_size);
         let per_block = u64::from(manifest.block_bytes) / SECTOR_SIZE as u64;
         let mut ranges: Vec<DiffRange> = Vec::new();

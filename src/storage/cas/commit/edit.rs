@@ -129,6 +129,19 @@ impl Manifest {
         self.snapshot_place(volume, name).map(|place| &self.snapshots[place])
     }
 
+    /// The tree and the size of a volume, or of a snapshot of it.
+    pub(in super::super) fn state(
+        &self,
+        volume: &str,
+        snapshot: Option<&str>,
+    ) -> Result<(TreeRoot, Sectors), CasError> {
+        if let Some(name) = snapshot {
+            return self.snapshot(volume, name).map(|entry| (entry.root, entry.size));
+        }
+        let entry = self.volume(volume).map(|entry| (entry.root, entry.size));
+        entry.ok_or_else(|| CasError::NoVolume { name: volume.into() })
+    }
+
     /// What there is to say of a volume.
     pub(in super::super) fn volume_info(&self, volume: &VolumeEntry) -> VolumeInfo {
         VolumeInfo {
