@@ -61,6 +61,32 @@ impl Sectors {
     }
 }
 
+impl Sectors {
+    /// Shows itself for people too: `9 GiB (18874368 sectors)`.
+    pub const fn readable(self) -> ReadableSize {
+        ReadableSize(self)
+    }
+}
+
+/// What [`Sectors::readable`] shows: exactly, in the largest unit that it is whole in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadableSize(Sectors);
+
+impl fmt::Display for ReadableSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+        let mut number = u128::from(self.0.0) * u128::from(SECTOR_BYTES);
+        let mut unit = UNITS[0];
+        for larger in &UNITS[1..] {
+            if number == 0 || !number.is_multiple_of(1024) {
+                break;
+            }
+            (number, unit) = (number / 1024, larger);
+        }
+        write!(f, "{number} {unit} ({} sectors)", self.0)
+    }
+}
+
 impl fmt::Display for Lba {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -83,6 +109,21 @@ mod tests {
         assert!(Lba(7).fits(Sectors(1), Sectors(8)));
         assert!(!Lba(7).fits(Sectors(2), Sectors(8)));
         assert!(!Lba(8).fits(Sectors(1), Sectors(8)));
+    }
+
+    #[test]
+    fn a_size_is_shown_in_the_largest_unit_it_is_whole_in() {
+        extern crate std;
+        for (sectors, shown) in [
+            (0, "0 B (0 sectors)"),
+            (1, "512 B (1 sectors)"),
+            (3, "1536 B (3 sectors)"),
+            (18_874_368, "9 GiB (18874368 sectors)"),
+            (18_874_370, "9437185 KiB (18874370 sectors)"),
+            (u64::MAX - 1, "9223372036854775807 KiB (18446744073709551614 sectors)"),
+        ] {
+            assert_eq!(std::format!("{}", Sectors(sectors).readable()), shown);
+        }
     }
 
     #[test]

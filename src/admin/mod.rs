@@ -14,6 +14,7 @@
 
 mod answer;
 mod call;
+mod change;
 #[cfg(feature = "cas")]
 mod perform;
 mod request;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::answer::{Refusal, message_of};
 use super::request::{StoreRequest, VolumeSnapshot};
 use crate::storage::cas::{
-    CasError, CasStore, CommitSplit, Layout, SnapshotInfo, StoreInfo, VolumeInfo,
+    CasError, CasStore, CommitSplit, Layout, Shrink, SnapshotInfo, StoreInfo, VolumeInfo,
 };
 
 /// Asks an archive for something, and answers as a running server would. What is too long for one
@@ -31,8 +31,13 @@ pub fn perform(
         StoreRequest::VolumeCreate { volume: name, size } => {
             volume(&store.create_volume(name, *size)?)
         }
-        StoreRequest::VolumeResize { volume: name, size, shrink } => {
-            volume(&store.resize_volume(name, *size, *shrink)?)
+        StoreRequest::VolumeResize { volume: name, size, shrink, force } => {
+            let shrink = match (shrink, force) {
+                (false, _) => Shrink::Never,
+                (true, false) => Shrink::WhenIdle,
+                (true, true) => Shrink::Always,
+            };
+            volume(&store.resize_volume(name, *size, shrink)?)
         }
         StoreRequest::VolumeDelete { volume, with_snapshots } => {
             store.delete_volume(volume, *with_snapshots)?;
@@ -126,6 +131,19 @@ fn snapshot(info: &SnapshotInfo) -> Value {
     })
 }
 
+/// How an archive is, in a word: the worst that there is to say.
+const fn state(info: &StoreInfo) -> &'static str {
+    if info.stopped {
+        "stopped"
+    } else if info.failing.is_some() {
+        "failing"
+    } else if info.read_failures > 0 {
+        "damaged"
+    } else {
+        "good"
+    }
+}
+
 pub(super) fn info(info: &StoreInfo) -> Value {
     let CommitSplit { fill, hash, index, compress, put, tree, publish } = info.split;
     json!({
@@ -157,6 +175,7 @@ pub(super) fn info(info: &StoreInfo) -> Value {
             "tree": tree,
             "publish": publish,
         },
+        "state": state(info),
         "failing": info.failing,
         "stopped": info.stopped,
     })

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use super::answer::Refusal;
-use crate::config::{is_name, snapshot_of_volume};
+use crate::config::{UNSET_SHELF, is_name, snapshot_of_volume};
 use crate::protocol::Address;
 use crate::units::{SECTOR_SIZE, Sectors};
 
@@ -108,6 +108,8 @@ pub enum StoreRequest {
         size: Sectors,
         /// Even if what lies beyond is lost.
         shrink: bool,
+        /// Even if an initiator has used the volume just now.
+        force: bool,
     },
     /// To delete a volume.
     VolumeDelete {
@@ -190,8 +192,8 @@ impl StoreRequest {
         match self {
             Self::Info | Self::Commit | Self::VolumeList => json!({}),
             Self::VolumeCreate { volume, size } => json!({ "volume": volume, "size": bytes(size) }),
-            Self::VolumeResize { volume, size, shrink } => {
-                json!({ "volume": volume, "size": bytes(size), "shrink": shrink })
+            Self::VolumeResize { volume, size, shrink, force } => {
+                json!({ "volume": volume, "size": bytes(size), "shrink": shrink, "force": force })
             }
             Self::VolumeDelete { volume, with_snapshots } => {
                 json!({ "volume": volume, "with_snapshots": with_snapshots })
@@ -263,7 +265,7 @@ impl Request {
             "snapshot export" => Self::Export {
                 store,
                 of: fields.snapshot()?,
-                target: fields.target()?,
+                target: fields.target_to_serve()?,
                 interfaces: fields.interfaces()?,
             },
             "snapshot unexport" => Self::Unexport { target: fields.target()? },
@@ -290,6 +292,7 @@ impl Fields {
                 volume: self.name("volume")?,
                 size: self.size()?,
                 shrink: self.flag("shrink")?,
+                force: self.flag("force")?,
             },
             "volume delete" => StoreRequest::VolumeDelete {
                 volume: self.name("volume")?,
@@ -387,6 +390,18 @@ impl Fields {
         address.ok_or_else(wrong)
     }
 
+    /// A target's address that the configuration would take, too.
+    fn target_to_serve(&mut self) -> Result<Address, Refusal> {
+        let address = self.target()?;
+        if address.shelf != UNSET_SHELF {
+            return Ok(address);
+        }
+        Err(Refusal::malformed(format!(
+            "`target` cannot be {address}: Linux takes shelf {UNSET_SHELF} for a switch left unset and \
+             ignores the target; use another from 0 to 65534"
+        )))
+    }
+
     fn interfaces(&mut self) -> Result<Vec<String>, Refusal> {
         let wrong = || Refusal::malformed("`interfaces` must be a list of names");
         match self.take("interfaces") {
@@ -421,7 +436,7 @@ mod tests {
             StoreRequest::Commit,
             StoreRequest::VolumeList,
             StoreRequest::VolumeCreate { volume: volume(), size },
-            StoreRequest::VolumeResize { volume: volume(), size, shrink: true },
+            StoreRequest::VolumeResize { volume: volume(), size, shrink: true, force: true },
             StoreRequest::VolumeDelete { volume: volume(), with_snapshots: true },
             StoreRequest::SnapshotList { volume: None },
             StoreRequest::SnapshotList { volume: Some(volume()) },
@@ -510,6 +525,11 @@ mod tests {
             (
                 "{\"request\": \"snapshot unexport\", \"target\": \"e1.*\"}",
                 "`target` is \"e1.*\", and not as in \"e1.0\"",
+            ),
+            (
+                "{\"request\": \"snapshot export\", \"volume\": \"x\", \"snapshot\": \"y\", \
+                 \"target\": \"e4095.0\"}",
+                "`target` cannot be e4095.0: Linux takes shelf 4095",
             ),
         ] {
             let refusal = Request::parse(line.as_bytes()).unwrap_err();

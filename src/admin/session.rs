@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::answer::Refusal;
 use super::request::{Request, StoreRequest};
 use super::socket::SharedServer;
-use super::{REQUEST_MAX, status};
+use super::{REQUEST_MAX, change, status};
 use crate::clock;
 use crate::server::{Observer, ServerError, SnapshotExport};
 
@@ -122,6 +122,14 @@ fn answer(desk: &Desk, request: &Request, stream: &UnixStream) -> io::Result<()>
 
 impl Desk {
     fn see_to(&self, request: &Request, item: &mut dyn FnMut(Value)) -> Result<Value, Refusal> {
+        let answer = self.carry_out(request, item)?;
+        if let Some(change) = change::of_server(request) {
+            log::info!("{change}");
+        }
+        Ok(answer)
+    }
+
+    fn carry_out(&self, request: &Request, item: &mut dyn FnMut(Value)) -> Result<Value, Refusal> {
         match request {
             Request::Status => Ok(status::status(&self.observer)),
             Request::StoreList => Ok(json!({ "stores": status::stores(&self.observer) })),
@@ -181,10 +189,14 @@ mod archives {
     use std::fs;
     use std::path::Path;
 
-    use super::{Desk, PathBuf, Refusal, StoreRequest, Value};
+    use serde_json::json;
+
+    use super::{Desk, PathBuf, Refusal, StoreRequest, Value, change};
     use crate::admin::VolumeSnapshot;
-    use crate::config::{CasContent, StorageConfig};
+    use crate::config::{CasContent, Size, StorageConfig};
+    use crate::protocol::Address;
     use crate::storage::cas::CasStore;
+    use crate::units::Sectors;
 
     /// Whether two names are of one directory.
     fn is_same(one: &Path, other: &Path) -> bool {
@@ -245,27 +257,63 @@ mod archives {
             item: &mut dyn FnMut(Value),
         ) -> Result<Value, Refusal> {
             let (path, store) = self.find(place, request.volume())?;
-            let answer = crate::admin::perform(&store, request, item)?;
+            let mut answer = crate::admin::perform(&store, request, item)?;
+            if let Some(change) = change::of_store(request, &answer) {
+                log::info!("archive {}: {change}", path.display());
+            }
             if let StoreRequest::VolumeResize { volume, .. }
             | StoreRequest::SnapshotRestore { of: VolumeSnapshot { volume, .. }, .. } = request
             {
-                self.tell_size(&path, volume);
+                let size = store.volumes()?.into_iter().find(|found| found.name == *volume);
+                let otherwise = self.tell_size(&path, volume, size.map(|found| found.size));
+                if let (Value::Object(answer), Some(otherwise)) = (&mut answer, otherwise) {
+                    answer.insert("configured".into(), otherwise);
+                }
             }
             Ok(answer)
         }
 
-        /// Has initiators told that a volume may have another size.
-        fn tell_size(&self, path: &Path, volume: &str) {
+        /// Has initiators told that a volume may have another size. Returns what is to be changed in the
+        /// configuration, if that asks for another one.
+        fn tell_size(&self, path: &Path, volume: &str, size: Option<Sectors>) -> Option<Value> {
+            let mut otherwise = None;
             for served in self.observer.targets() {
                 if let StorageConfig::Cas(cas) = &served.config.storage
-                    && let CasContent::Volume { name, .. } = &cas.content
+                    && let CasContent::Volume { name, size: configured } = &cas.content
                     && name == volume
                     && is_same(&cas.store.path, path)
                 {
+                    let address = served.config.address;
                     // A loop that has ended serves no target any more.
-                    let _ = self.observer.refresh(served.config.address);
+                    let _ = self.observer.refresh(address);
+                    let differ =
+                        configured.zip(size).filter(|(configured, size)| configured != size);
+                    otherwise = differ
+                        .map(|(configured, size)| to_change(address, volume, configured, size));
                 }
             }
+            otherwise
         }
+    }
+
+    /// What there is to say of a target whose configured size is not that of its volume any more.
+    fn to_change(address: Address, volume: &str, configured: Sectors, size: Sectors) -> Value {
+        let bytes = [configured, size].map(|sectors| sectors.bytes().unwrap_or(u64::MAX));
+        let [old, new] = bytes.map(Size);
+        let else_what = if size > configured {
+            "the server will not start with it again"
+        } else {
+            "the next start makes the volume larger again"
+        };
+        let note = format!(
+            "the configuration of target {address} says size = \"{old}\", and volume {volume} now has \
+             {new}: change it to size = \"{new}\"; else {else_what}"
+        );
+        json!({
+            "target": format!("{address}"),
+            "size": bytes[0],
+            "change_to": format!("{new}"),
+            "note": note,
+        })
     }
 }

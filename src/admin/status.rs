@@ -30,6 +30,7 @@ pub(super) fn stores(observer: &Observer) -> Vec<Value> {
         Ok(info) => super::perform::info(&info),
         Err(error) => json!({
             "path": path.display().to_string(),
+            "state": "failing",
             "failing": super::answer::message_of(&error),
         }),
     });

@@ -63,6 +63,22 @@ impl ArchiveArgs {
         self.print(out, answer, text)
     }
 
+    /// The same, for what may give a volume another size than the server's configuration says: that
+    /// would come out at the next start only.
+    pub(super) fn resize(
+        &self,
+        out: &mut impl Write,
+        request: StoreRequest,
+        text: impl FnOnce(&Value) -> String,
+    ) -> anyhow::Result<ExitCode> {
+        let answer = self.ask(request, &mut |_| ())?;
+        let note = answer.as_ref().and_then(|answer| answer.get("configured")?.get("note"));
+        if let Some(note) = note.and_then(Value::as_str) {
+            complain(&anyhow::Error::msg(note.to_owned()));
+        }
+        self.print(out, answer, text)
+    }
+
     /// Prints an answer.
     pub(super) fn print(
         &self,
@@ -87,7 +103,7 @@ impl ArchiveArgs {
         item: &mut dyn FnMut(Value),
     ) -> anyhow::Result<Result<Value, Refusal>> {
         // Opening would make one.
-        if !CasStore::exists(path) {
+        if !CasStore::exists(path)? {
             return Ok(Err(CasError::NotAnArchive { path: path.into() }.into()));
         }
         let options = StoreOptions { journal: self.journal.clone(), ..StoreOptions::default() };

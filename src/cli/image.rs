@@ -2,6 +2,10 @@
 
 #[cfg(feature = "cas")]
 mod archive;
+#[cfg(feature = "cas")]
+mod export;
+#[cfg(feature = "cas")]
+mod import;
 
 use std::fmt::Write as _;
 use std::format;
@@ -26,9 +30,9 @@ pub(super) struct ImageCmd {
 enum Verb {
     Recover(RecoverCmd),
     #[cfg(feature = "cas")]
-    Import(archive::ImportCmd),
+    Import(import::ImportCmd),
     #[cfg(feature = "cas")]
-    Export(archive::ExportCmd),
+    Export(export::ExportCmd),
 }
 
 impl ImageCmd {

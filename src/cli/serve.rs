@@ -47,7 +47,9 @@ impl ServeCmd {
         let server = match Server::start(config) {
             Ok(server) => server,
             Err(errors) => {
-                complain_of_all(errors);
+                for error in errors {
+                    super::complain(&self.with_file(error));
+                }
                 return Ok(ExitCode::from(COULD_NOT_TELL));
             }
         };
@@ -107,6 +109,13 @@ impl ServeCmd {
         Ok(config)
     }
 
+    /// The error, after the name of the file if it is about something that stands there.
+    fn with_file(&self, error: ServerError) -> anyhow::Error {
+        let is_of_file = matches!(error, ServerError::Target { .. });
+        let error = anyhow::Error::from(error);
+        if is_of_file { error.context(format!("{}", self.config.display())) } else { error }
+    }
+
     fn reload(&self, server: &mut Server, log_level: Option<LevelFilter>) {
         log::info!("reading {} again", self.config.display());
         if let Ok(now) = NotifyState::monotonic_usec_now() {
@@ -115,7 +124,7 @@ impl ServeCmd {
         match self.load(log_level) {
             Ok(config) => {
                 for error in server.reload(&config) {
-                    log::error!("{:#}", anyhow::Error::from(error));
+                    log::error!("{:#}", self.with_file(error));
                 }
                 announce(server);
             }

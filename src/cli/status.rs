@@ -119,10 +119,12 @@ fn link(link: &Value) -> [String; 7] {
 }
 
 fn store(store: &Value) -> [String; 6] {
-    let state = match store.get("failing").and_then(Value::as_str) {
-        Some(why) => format!("failing: {why}"),
-        None if is(store, "stopped") => String::from("stopped"),
-        None => String::from("good"),
+    let state = match (store.get("failing").and_then(Value::as_str), field(store, "state")) {
+        (Some(why), state) => format!("{state}: {why}"),
+        (None, state) if state == "damaged" => {
+            format!("damaged: {} reads failed, see the log", number(store, "/read_failures"))
+        }
+        (None, state) => state,
     };
     [
         field(store, "path"),

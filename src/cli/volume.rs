@@ -48,6 +48,9 @@ enum Verb {
         /// Make it smaller, and give up what lies beyond
         #[arg(long)]
         shrink: bool,
+        /// Make it smaller even if an initiator has used it just now
+        #[arg(long, requires = "shrink")]
+        force: bool,
     },
     /// Delete a volume that is not being served
     Delete {
@@ -93,10 +96,11 @@ impl VolumeCmd {
                 let request = StoreRequest::VolumeCreate { volume: volume.clone(), size: *sectors };
                 archive.act(out, request, |made| format!("made volume {volume}, {}", size(made)))
             }
-            Verb::Resize { archive, sized: Sized { volume, size: sectors }, shrink } => {
-                let (volume, sectors, shrink) = (volume.clone(), *sectors, *shrink);
-                let request = StoreRequest::VolumeResize { volume, size: sectors, shrink };
-                archive.act(out, request, |resized| {
+            Verb::Resize { archive, sized: Sized { volume, size: sectors }, shrink, force } => {
+                let (volume, size_now) = (volume.clone(), *sectors);
+                let (shrink, force) = (*shrink, *force);
+                let request = StoreRequest::VolumeResize { volume, size: size_now, shrink, force };
+                archive.resize(out, request, |resized| {
                     format!("volume {} has {}", field(resized, "volume"), size(resized))
                 })
             }

@@ -34,7 +34,7 @@ pub use change::{ConfigChange, TargetChange};
 pub use error::{ConfigError, ConfigErrors, Place, Problem};
 pub use read::SERVER_KEYS;
 pub use size::{BadSize, Size, parse_size};
-pub use target::TARGET_KEYS;
+pub use target::{TARGET_KEYS, UNSET_SHELF};
 
 use crate::engine::{Durability, MacList};
 pub use crate::link::LinkKind;

@@ -45,7 +45,7 @@ const DURABILITIES: Meanings<Durability> = Meanings {
 /// The back ends there are.
 const BACKENDS: &[&str] = &["file", "device", "mem", "cas"];
 /// The shelf of a Coraid chassis whose switches were never set: Linux takes nobody with it.
-const UNSET_SHELF: u16 = 0x0fff;
+pub const UNSET_SHELF: u16 = 0x0fff;
 /// The longest disk, in bytes. 48 bits address one sector less than 128 PiB; a round limit is easier
 /// to say.
 pub(super) const SIZE_MAX: u64 = 127 << 50;

@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::listener::Backend;
-use crate::config::{CasConfig, CasContent, StoreConfig, StoreLayout};
+use crate::config::{CasConfig, CasContent, Size, StoreConfig, StoreLayout};
 use crate::storage::cas::{
     CasError, CasStore, Layout, SnapshotOptions, StoreOptions, VolumeOptions,
 };
+use crate::units::Sectors;
 use crate::wake::Waker;
 
 /// Why a target in an archive cannot be served, or an archive not be closed as it should.
@@ -25,6 +26,26 @@ pub enum ArchiveError {
     /// The archive cannot do it. All targets of one that cannot be opened are told the same.
     #[error(transparent)]
     Archive(#[from] Arc<CasError>),
+    /// A volume has outgrown what the configuration says of it: it was made larger while it was served.
+    #[error(
+        "`size` in the configuration is {}, but volume {volume} has {}: write that, or leave `size` out \
+         to take the volume as it is. Only to give up what lies beyond: aoe-server volume resize \
+         {volume} {} --shrink --store {}",
+        size_in_file(*configured),
+        size_in_file(*size),
+        size_in_command(*configured),
+        path.display()
+    )]
+    Outgrown {
+        /// The volume.
+        volume: String,
+        /// Its size.
+        size: Sectors,
+        /// What the configuration says.
+        configured: Sectors,
+        /// The archive's directory.
+        path: PathBuf,
+    },
     /// It is open already, as somebody else has said that it should be.
     #[error(
         "archive {} is open with other settings, maybe by another name; all its targets must say the \
@@ -35,6 +56,17 @@ pub enum ArchiveError {
         /// Its directory.
         path: PathBuf,
     },
+}
+
+/// A size as the configuration has it, and in bytes.
+fn size_in_file(size: Sectors) -> String {
+    let bytes = size.bytes().unwrap_or(u64::MAX);
+    format!("\"{}\" ({bytes} bytes)", Size(bytes))
+}
+
+/// A size as an argument of a command.
+fn size_in_command(size: Sectors) -> String {
+    format!("{}", Size(size.bytes().unwrap_or(u64::MAX))).replace(' ', "")
 }
 
 impl From<CasError> for ArchiveError {
@@ -114,7 +146,14 @@ impl Stores {
                 store.attach_snapshot(volume, name, SnapshotOptions { serial, waker })
             }
         };
-        Ok(Box::new(disk?))
+        match disk {
+            Ok(disk) => Ok(Box::new(disk)),
+            Err(CasError::WouldShrink { name: volume, size, wanted: configured }) => {
+                let path = cas.store.path.clone();
+                Err(ArchiveError::Outgrown { volume, size, configured, path })
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Tries those again that could not be opened.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use aoe_server::storage::BlockStorage as _;
 use aoe_server::storage::cas::{
-    CasError, CasStore, FsckOptions, RepairRootsOptions, StoreOptions, VolumeOptions,
+    CasError, CasStore, FsckOptions, RepairRootsOptions, Shrink, StoreOptions, VolumeOptions,
 };
 use aoe_server::storage::journal::Geometry;
 use aoe_server::units::Sectors;
@@ -84,7 +84,7 @@ fn what_was_told_does_not_vanish_with_the_newest_root_slot() {
         ("deletion", |store| store.delete_snapshot("e1.0", "one").unwrap()),
         ("volume", |store| drop(store.create_volume("e1.1", Sectors(8)).unwrap())),
         ("clone", |store| drop(store.clone_volume("e1.0", None, "e1.1").unwrap())),
-        ("size", |store| drop(store.resize_volume("e1.0", Sectors(99), false).unwrap())),
+        ("size", |store| drop(store.resize_volume("e1.0", Sectors(99), Shrink::Never).unwrap())),
         ("restore", |store| drop(store.restore_snapshot("e1.0", "one", true).unwrap())),
     ];
     for (name, act) in acts {

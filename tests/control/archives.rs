@@ -8,7 +8,7 @@ use aoe_server::units::{Lba, Sectors};
 
 use crate::common::net::{PATIENCE, TestNet, within};
 use crate::common::server::{Home, ServerProcess, client, ended, run};
-use crate::{archive_target, ask, ask_json, objects};
+use crate::{archive_target, ask, ask_json, objects, octets};
 
 const MTU: usize = 9000;
 const DISK: Address = Address::new(1, 0);
@@ -50,6 +50,24 @@ fn no(home: &Home, line: &str) -> String {
     stderr
 }
 
+/// What was done is in the log; what was refused is not.
+fn tells_each_change_once(log: &str, home: &Home, kept: &str) {
+    let archive = home.path("archive");
+    let of_archive = |what: &str| format!("archive {}: {what}", archive.display());
+    let restored = format!("volume e1.0 is what e1.0@one is, by force; what it was is e1.0@{kept}");
+    for change in [
+        of_archive("made snapshot e1.0@one"),
+        String::from("serving e1.0@one at e1.9"),
+        of_archive("made volume copy from e1.0@one"),
+        of_archive(&restored),
+        format!("serving e1.0@{kept} at e1.9"),
+        of_archive("deleted snapshot e1.0@one"),
+    ] {
+        assert_eq!(log.matches(&change).count(), 1, "{change}: {log}");
+    }
+    assert_eq!(log.matches("e1.9 is served no more").count(), 2, "{log}");
+}
+
 #[test]
 fn a_snapshot_is_made_compared_exported_cloned_and_restored_while_its_disk_is_served() {
     let Some(net) = TestNet::new(MTU) else { return };
@@ -81,6 +99,8 @@ fn a_snapshot_is_made_compared_exported_cloned_and_restored_while_its_disk_is_se
     initiator.write(&range, &mut &[0; 512][..], &mut |_| ()).unwrap_err();
     assert!(no(&home, "snapshot export e1.0@one e1.9").contains("e1.9"));
     assert!(no(&home, "snapshot export e1.0@two e1.8").contains("e1.0@two"));
+    let (_, stderr) = ended(&ask(&home, "snapshot export e1.0@one e4095.0"), 2);
+    assert!(stderr.contains("cannot be e4095.0: Linux"), "{stderr}");
     no(&home, "snapshot export e1.0@one e1.8 --interface nowhere");
     assert!(no(&home, "snapshot delete e1.0@one").contains("in use"));
     let status = ask_json(&home, "status");
@@ -107,7 +127,9 @@ fn a_snapshot_is_made_compared_exported_cloned_and_restored_while_its_disk_is_se
     yes(&home, &format!("snapshot delete e1.0@{kept}"));
     yes(&home, "snapshot delete e1.0@one");
     assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
-    assert!(!server.log().contains("ERROR"), "{}", server.log());
+    let log = server.log();
+    assert!(!log.contains("ERROR"), "{log}");
+    tells_each_change_once(&log, &home, &kept);
 }
 
 #[test]
@@ -136,7 +158,9 @@ fn volumes_are_made_resized_and_deleted_while_the_server_runs() {
     assert!(within(PATIENCE, || size(&mut initiator, DISK) == 32_768));
     assert_eq!(read(&mut initiator, DISK), 7);
     assert!(no(&home, "volume resize e1.0 4MiB").contains("--shrink"));
-    yes(&home, "volume resize e1.0 4MiB --shrink");
+    assert!(no(&home, "volume resize e1.0 4MiB --shrink").contains("--force"));
+    assert_eq!(size(&mut initiator, DISK), 32_768);
+    yes(&home, "volume resize e1.0 4MiB --shrink --force");
     assert!(within(PATIENCE, || size(&mut initiator, DISK) == 8_192));
     assert_eq!(read(&mut initiator, DISK), 7);
 
@@ -151,6 +175,96 @@ fn volumes_are_made_resized_and_deleted_while_the_server_runs() {
     assert!(commit(&home) > before);
     let info = yes(&home, "store info");
     assert!(info.contains(&home.path("archive").display().to_string()), "{info}");
+    assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
+    let log = server.log();
+    for change in [
+        "made volume spare, 1 MiB",
+        "volume e1.0 has 16 MiB now",
+        "volume e1.0 has 4 MiB now, by force",
+        "deleted volume spare, with its snapshots",
+    ] {
+        assert_eq!(log.matches(&format!(": {change}\n")).count(), 1, "{change}: {log}");
+    }
+}
+
+/// A disk that was made larger once kept its server from starting again, and the only remedy that was
+/// told destroyed what had been written to it since.
+#[test]
+fn a_size_that_the_configuration_does_not_have_is_told_at_once_and_at_the_next_start() {
+    let Some(net) = TestNet::new(MTU) else { return };
+    let home = Home::new();
+    let config = |size: &str| {
+        home.server(net.a, "af-packet") + &archive_target(&home, 0, &format!("size = \"{size}\""))
+    };
+    let mut server = ServerProcess::start_in(&home, &config("8 MiB"));
+    yes(&home, "snapshot create e1.0@small");
+    let (stdout, stderr) = ended(&ask(&home, "volume resize e1.0 9MiB"), 0);
+    assert_eq!(stdout, "volume e1.0 has 9 MiB\n");
+    for told in ["target e1.0 says size = \"8 MiB\"", "size = \"9 MiB\"", "will not start"] {
+        assert!(stderr.contains(told), "no {told}: {stderr}");
+    }
+    let (_, stderr) = ended(&ask(&home, "volume resize e1.0 8MiB --shrink"), 0);
+    assert_eq!(stderr, "", "it is as configured");
+    yes(&home, "volume resize e1.0 9MiB");
+    yes(&home, "snapshot create e1.0@large");
+    let small = ask_json(&home, "volume resize e1.0 4MiB --shrink")["configured"].clone();
+    assert_eq!((&small["target"], &small["size"]), (&"e1.0".into(), &(8 << 20).into()));
+    assert_eq!(small["change_to"], "4 MiB");
+    let restored = ask_json(&home, "snapshot restore e1.0@small");
+    assert_eq!(restored.get("configured"), None, "{restored}");
+    let (_, stderr) = ended(&ask(&home, "snapshot restore e1.0@large"), 0);
+    assert!(stderr.contains("change it to size = \"9 MiB\""), "{stderr}");
+    assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
+
+    let file = server.config_path().to_owned();
+    let (_, stderr) = ended(&run(["serve".as_ref(), "--config".as_ref(), file.as_os_str()]), 2);
+    let start = format!("{}: target e1.0: `size` in the configuration is", file.display());
+    assert!(stderr.contains(&start), "{stderr}");
+    assert!(stderr.contains("is \"8 MiB\" (8388608 bytes), but"), "{stderr}");
+    assert!(stderr.contains("has \"9 MiB\" (9437184 bytes)"), "{stderr}");
+    let shrink = stderr.split("aoe-server volume resize").nth(1).expect("the second way is told");
+    assert!(shrink.starts_with(" e1.0 8MiB --shrink --store "), "{stderr}");
+
+    let mut server = ServerProcess::start_in(&home, &config("9 MiB"));
+    assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
+    // What is told as the second way is one.
+    let words = shrink.lines().next().unwrap().split_whitespace();
+    ended(&run(["volume", "resize"].into_iter().chain(words)), 0);
+    let mut server = ServerProcess::start_in(&home, &config("8 MiB"));
+    assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
+}
+
+#[test]
+fn status_tells_of_damage_that_somebody_has_come_upon() {
+    let Some(net) = TestNet::new(MTU) else { return };
+    let home = Home::new();
+    let config = home.server(net.a, "af-packet") + &archive_target(&home, 0, "size = \"8 MiB\"");
+    let mut server = ServerProcess::start_in(&home, &config);
+    let mut initiator = client(net.b);
+    write(&mut initiator, 3);
+    yes(&home, "store commit");
+    assert_eq!(ask_json(&home, "status")["stores"][0]["state"], "good");
+    assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
+
+    // Nothing of it is in memory after a restart.
+    let packs = octets::packs(&home.path("archive"));
+    let pack = packs.iter().find(|pack| pack.has_blocks()).unwrap();
+    octets::flip(&pack.path, pack.frames[0].offset + octets::FRAME_HEADER);
+    let mut server = ServerProcess::start_in(&home, &config);
+    assert!(yes(&home, "status").trim_end().ends_with("good"));
+    let disk = initiator.open(DISK).unwrap();
+    let count = Sectors::from_bytes(LENGTH as u64);
+    let range = Range { disk: &disk, lba: Lba(16), count, depth: 1 };
+    initiator.read(&range, &mut Vec::new(), &mut |_| ()).unwrap_err();
+    let table = yes(&home, "status");
+    let state = table.trim_end().rsplit("  ").next().unwrap();
+    assert!(
+        state.starts_with("damaged: ") && state.ends_with(" reads failed, see the log"),
+        "{table}"
+    );
+    let store = ask_json(&home, "status")["stores"][0].clone();
+    assert_eq!(store["state"], "damaged");
+    assert!(store["read_failures"].as_u64() > Some(0), "{store}");
     assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
 }
 
@@ -186,6 +300,9 @@ fn two_targets_share_an_archive_and_a_command_finds_the_one_that_is_meant() {
     let (_, stderr) = ended(&run(store.split(' ')), 2);
     assert!(stderr.contains(&format!("(pid {})", server.pid())), "{stderr}");
     assert!(stderr.contains("leave out --store"), "{stderr}");
+    let export = format!("image export e1.2 /nowhere --store {}", elsewhere.display());
+    let (_, stderr) = ended(&run(export.split(' ')), 2);
+    assert!(stderr.contains("aoe-server snapshot export"), "{stderr}");
     assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
     let (stdout, _) = ended(&run(store.split(' ')), 0);
     assert_eq!(stdout.lines().count(), 3, "{stdout}");

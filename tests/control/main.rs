@@ -7,6 +7,9 @@
 mod archives;
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../cas/octets.rs"]
+#[allow(dead_code, reason = "another test uses the rest of it")]
+mod octets;
 mod offline;
 mod reload;
 mod socket;

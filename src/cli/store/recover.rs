@@ -36,7 +36,7 @@ impl RecoverCmd {
     pub(super) fn run(&self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let Self { path, journal, accept_loss, json } = self;
         // Opening would make one.
-        if !CasStore::exists(path) {
+        if !CasStore::exists(path)? {
             return Err(CasError::NotAnArchive { path: path.clone() }.into());
         }
         let (journal, accept_loss) = (journal.clone(), *accept_loss);

@@ -313,15 +313,17 @@ pub enum CasError {
         snapshots: usize,
     },
     /// A volume of no size, or of more than a tree can have.
-    #[error("a volume of {size} sectors cannot be")]
+    #[error("a volume of {} cannot be", size.readable())]
     Size {
         /// The size.
         size: Sectors,
     },
     /// What is past the new end would be lost.
     #[error(
-        "volume {name} has {size} sectors, and {wanted} were asked for: what lies beyond would be \
-         lost; shrink it on purpose: aoe-server volume resize --shrink"
+        "volume {name} has {}, and {} were asked for: what lies beyond would be lost; shrink it on \
+         purpose: aoe-server volume resize --shrink",
+        size.readable(),
+        wanted.readable()
     )]
     WouldShrink {
         /// The name.
@@ -361,10 +363,10 @@ pub enum CasError {
         /// The snapshot.
         name: String,
     },
-    /// Somebody is using the disk whose content is to be exchanged.
+    /// Somebody is using the disk whose content is to be exchanged, or cut off.
     #[error(
-        "an initiator has used volume {name} in the last {seconds} seconds: it would go on with what \
-         it remembers of the old content; unmount it there first, or insist: --force"
+        "an initiator has used volume {name} in the last {seconds} seconds, and would go on with what \
+         it remembers of it; unmount it there first, or insist: --force"
     )]
     Active {
         /// The volume.

@@ -70,6 +70,7 @@ pub use manifest::Layout;
 pub use node::fuzz as fuzz_node;
 pub use recover::Recovered;
 pub use repair::{IndexRepair, JournalRelation, RepairRootsOptions, RootsRepair};
+pub use request::Shrink;
 pub use root::RootsError;
 pub use store::{CasStore, SnapshotOptions, StoreOptions, VolumeOptions};
 #[doc(hidden)]

@@ -43,6 +43,18 @@ pub(super) struct Attach {
     pub(super) waker: Option<Waker>,
 }
 
+/// Whether a volume may become smaller, and lose what lies beyond.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Shrink {
+    /// It may not.
+    Never,
+    /// Unless an initiator has used it just now.
+    WhenIdle,
+    /// Even then.
+    Always,
+}
+
 /// A change of what is in a store. `unix_seconds` is when it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Edit {
@@ -54,7 +66,7 @@ pub(super) enum Edit {
     ResizeVolume {
         name: String,
         size: Sectors,
-        may_shrink: bool,
+        shrink: Shrink,
     },
     DeleteVolume {
         name: String,

@@ -1,6 +1,7 @@
 //! A store in a directory, with its threads; and what others ask of it.
 
 pub(super) mod files;
+mod mapped;
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -20,7 +21,7 @@ use super::group::{GroupCommitter, GroupRequest, Step};
 use super::manifest::{BLOCK_MIN, Layout, Manifest};
 use super::recover::{OpenStore, Recovered, recover};
 use super::repair::{self, IndexRepair, RepairRootsOptions, RootsRepair};
-use super::request::{Attach, Edit, Edited, Reply, Request};
+use super::request::{Attach, Edit, Edited, Reply, Request, Shrink};
 use super::shared::StoreShared;
 use super::usage::{self, Usage};
 use super::volume::CasVolume;
@@ -169,7 +170,10 @@ impl CasStore {
     }
 
     /// Whether there is a store at `path`, as far as can be seen without opening it.
-    pub fn exists(path: impl AsRef<Path>) -> bool {
+    ///
+    /// # Errors
+    /// [`CasError::Io`] when that cannot be seen: its directory may not be looked into.
+    pub fn exists(path: impl AsRef<Path>) -> Result<bool, CasError> {
         exists(path.as_ref())
     }
 
@@ -257,7 +261,7 @@ impl CasStore {
                 self.create_volume(volume, size)?;
             }
             (Some(present), Some(size)) if size != present => {
-                self.resize_volume(volume, size, false)?;
+                self.resize_volume(volume, size, Shrink::Never)?;
             }
             (Some(_), _) => {}
         }
@@ -325,15 +329,15 @@ impl CasStore {
     /// looked at again.
     ///
     /// # Errors
-    /// [`CasError::WouldShrink`] unless it may; [`CasError::NoVolume`], [`CasError::Size`], and those
-    /// of a commit.
+    /// [`CasError::WouldShrink`] and [`CasError::Active`], unless it may; [`CasError::NoVolume`],
+    /// [`CasError::Size`], and those of a commit.
     pub fn resize_volume(
         &self,
         name: &str,
         size: Sectors,
-        may_shrink: bool,
+        shrink: Shrink,
     ) -> Result<VolumeInfo, CasError> {
-        self.edit_volume(Edit::ResizeVolume { name: name.into(), size, may_shrink })
+        self.edit_volume(Edit::ResizeVolume { name: name.into(), size, shrink })
     }
 
     /// Deletes a volume, and its snapshots if they may go.
@@ -416,14 +420,8 @@ impl CasStore {
             self.commit()?;
         }
         let manifest = self.manifest()?;
-        let state = |snapshot: Option<&str>| {
-            if let Some(name) = snapshot {
-                return manifest.snapshot(volume, name).map(|entry| (entry.root, entry.size));
-            }
-            let entry = manifest.volume(volume).map(|entry| (entry.root, entry.size));
-            entry.ok_or_else(|| CasError::NoVolume { name: volume.into() })
-        };
-        let ((one, one_size), (other, other_size)) = (state(one)?, state(other)?);
+        let (one, one_size) = manifest.state(volume, one)?;
+        let (other, other_size) = manifest.state(volume, other)?;
         let end = one_size.max(other_size);
         let per_block = u64::from(manifest.block_bytes) / SECTOR_SIZE as u64;
         let mut ranges: Vec<DiffRange> = Vec::new();

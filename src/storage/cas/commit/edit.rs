@@ -3,7 +3,7 @@
 use super::super::error::{CasError, ReadError};
 use super::super::id::TreeRoot;
 use super::super::manifest::{Manifest, SIZE_MAX, SnapshotEntry, VolumeEntry, is_name};
-use super::super::request::{Edit, Edited};
+use super::super::request::{Edit, Edited, Shrink};
 use super::super::{BlockNumber, SnapshotInfo, VolumeInfo, VolumeNumber};
 use super::Trouble;
 use super::nodes::CommitNodes;
@@ -58,9 +58,7 @@ impl Manifest {
                 let root = TreeRoot::empty(self.depth_for(*size)?);
                 self.add_volume(name, *size, root, *unix_seconds)
             }
-            Edit::ResizeVolume { name, size, may_shrink } => {
-                self.resize(name, *size, *may_shrink, means.nodes)
-            }
+            Edit::ResizeVolume { name, size, shrink } => self.resize(name, *size, *shrink, means),
             Edit::DeleteVolume { name, with_snapshots } => {
                 self.delete_volume(name, *with_snapshots, means)
             }
@@ -131,6 +129,19 @@ impl Manifest {
         self.snapshot_place(volume, name).map(|place| &self.snapshots[place])
     }
 
+    /// The tree and the size of a volume, or of a snapshot of it.
+    pub(in super::super) fn state(
+        &self,
+        volume: &str,
+        snapshot: Option<&str>,
+    ) -> Result<(TreeRoot, Sectors), CasError> {
+        if let Some(name) = snapshot {
+            return self.snapshot(volume, name).map(|entry| (entry.root, entry.size));
+        }
+        let entry = self.volume(volume).map(|entry| (entry.root, entry.size));
+        entry.ok_or_else(|| CasError::NoVolume { name: volume.into() })
+    }
+
     /// What there is to say of a volume.
     pub(in super::super) fn volume_info(&self, volume: &VolumeEntry) -> VolumeInfo {
         VolumeInfo {
@@ -187,21 +198,30 @@ impl Manifest {
         &mut self,
         name: &str,
         size: Sectors,
-        may_shrink: bool,
-        nodes: &mut CommitNodes,
+        may_shrink: Shrink,
+        means: &mut EditMeans<'_>,
     ) -> Result<Edited, Refused> {
         let (depth, block_bytes) = (self.depth_for(size)?, self.block_bytes);
         let entry = self.volume_mut(name)?;
         if size < entry.size {
-            if !may_shrink {
-                let (name, was) = (name.to_owned(), entry.size);
-                return Err(CasError::WouldShrink { name, size: was, wanted: size }.into());
+            let (name, was) = (name.to_owned(), entry.size);
+            let active = || (means.active)(entry.number);
+            match may_shrink {
+                Shrink::Never => {
+                    return Err(CasError::WouldShrink { name, size: was, wanted: size }.into());
+                }
+                Shrink::WhenIdle => {
+                    if let Some(seconds) = active() {
+                        return Err(CasError::Active { name, seconds }.into());
+                    }
+                }
+                Shrink::Always => {}
             }
-            entry.root = shrink(entry.root, size, block_bytes, nodes)?;
+            entry.root = shrink(entry.root, size, block_bytes, means.nodes)?;
         } else {
             let mut emitted = Vec::new();
             entry.root = entry.root.deepen(depth, &mut |id, octets| emitted.push((id, octets)));
-            nodes.take_in(emitted)?;
+            means.nodes.take_in(emitted)?;
         }
         entry.size = size;
         let entry = entry.clone();

@@ -4,7 +4,7 @@ use std::sync::mpsc;
 
 use super::super::error::CasError;
 use super::super::manifest::Manifest;
-use super::super::request::{Attach, Edit, Edited, Request};
+use super::super::request::{Attach, Edit, Edited, Request, Shrink};
 use super::super::volume::CasVolume;
 use super::fronts::{Front, compare_all};
 use super::model::Model;
@@ -105,8 +105,9 @@ impl Machine {
         let edit = match self.chance.below(10) {
             0..2 => Edit::CreateVolume { name: volume, size: self.size(), unix_seconds },
             2..4 => {
-                let may_shrink = !self.chance.one_in(4);
-                Edit::ResizeVolume { name: volume, size: self.size(), may_shrink }
+                // Disks are always in use here.
+                let shrink = if self.chance.one_in(4) { Shrink::Never } else { Shrink::Always };
+                Edit::ResizeVolume { name: volume, size: self.size(), shrink }
             }
             4 => {
                 let with_snapshots = self.chance.one_in(2);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::super::manifest::Manifest;
-use super::super::request::Edit;
+use super::super::request::{Edit, Shrink};
 use crate::units::SECTOR_SIZE;
 
 /// Versions with this bit look the same in each sector, so that blocks of them are stored once.
@@ -197,9 +197,9 @@ impl Model {
             Edit::CreateVolume { name, size, .. } => {
                 self.add_volume(name, State::zeros(size.0), manifest)
             }
-            Edit::ResizeVolume { name, size, may_shrink } => {
+            Edit::ResizeVolume { name, size, shrink } => {
                 let volume = self.volumes.get_mut(name).ok_or(())?;
-                if size.0 < volume.base.sectors() && !may_shrink {
+                if size.0 < volume.base.sectors() && *shrink == Shrink::Never {
                     return Err(());
                 }
                 volume.base.resize(size.0);

@@ -49,8 +49,14 @@ pub(in super::super) struct StoreFiles {
 }
 
 /// Whether there is a store at `path`.
-pub(in super::super) fn exists(path: &Path) -> bool {
-    path.join(DIRECTORY).join(ROOTS_FILE).exists()
+pub(in super::super) fn exists(path: &Path) -> Result<bool, CasError> {
+    // What cannot be seen is not missing: whoever took it for that would make another one.
+    let roots = path.join(DIRECTORY).join(ROOTS_FILE);
+    match roots.try_exists() {
+        // Part of the way there is a file.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(false),
+        found => found.map_err(failed("look for", &roots)),
+    }
 }
 
 fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CasError + use<> {
@@ -66,7 +72,7 @@ fn journal_path(path: &Path, options: &StoreOptions) -> PathBuf {
 /// Makes a store.
 pub(in super::super) fn create(path: &Path, options: &StoreOptions) -> Result<(), CasError> {
     let blobs = FileBlobStore::open(path)?;
-    if exists(path) {
+    if exists(path)? {
         return Err(CasError::Exists { path: path.into() });
     }
     make(path, options, &blobs)
@@ -155,7 +161,7 @@ pub(in super::super) fn open_files(
     options: &StoreOptions,
 ) -> Result<(StoreFiles, StoreMedia), CasError> {
     let blobs = Arc::new(FileBlobStore::open(path)?);
-    if !exists(path) {
+    if !exists(path)? {
         make(path, options, &blobs)?;
     }
     let directory = path.join(DIRECTORY);
@@ -279,7 +285,8 @@ pub(in super::super) struct MendedFiles {
 /// Opens the files of a store to mend it. Nothing is made yet.
 pub(in super::super) fn mend_files(path: &Path) -> Result<MendedFiles, CasError> {
     // Opening would make one.
-    if !path.join(MARKER).exists() {
+    let marker = path.join(MARKER);
+    if !marker.try_exists().map_err(failed("look for", &marker))? {
         return Err(CasError::NotAnArchive { path: path.into() });
     }
     let blobs = FileBlobStore::open(path)?;
