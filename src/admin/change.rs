@@ -50,6 +50,7 @@ pub(super) fn of_store(request: &StoreRequest, answer: &Value) -> Option<String>
         }
         StoreRequest::Info
         | StoreRequest::Commit
+        | StoreRequest::Usage
         | StoreRequest::VolumeList
         | StoreRequest::SnapshotList { .. }
         | StoreRequest::SnapshotDiff { .. } => return None,

@@ -25,7 +25,7 @@ mod status;
 pub use answer::{Refusal, RefusalKind};
 pub use call::{CallError, Caller};
 #[cfg(feature = "cas")]
-pub use perform::perform;
+pub use perform::{perform, usage};
 pub use request::{REQUESTS, Request, StoreRequest, VolumeSnapshot, parse_volume_snapshot};
 pub use socket::{ControlError, ControlSocket, SharedServer};
 

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::answer::{Refusal, message_of};
 use super::request::{StoreRequest, VolumeSnapshot};
 use crate::storage::cas::{
-    CasError, CasStore, CommitSplit, Layout, Shrink, SnapshotInfo, StoreInfo, VolumeInfo,
+    CasError, CasStore, CommitSplit, DiskUsage, Layout, Shrink, SnapshotInfo, StoreInfo, Usage,
+    VolumeInfo,
 };
 
 /// Asks an archive for something, and answers as a running server would. What is too long for one
@@ -24,6 +25,7 @@ pub fn perform(
             store.commit()?;
             info(&store.info()?)
         }
+        StoreRequest::Usage => usage(&store.usage()?),
         StoreRequest::VolumeList => {
             let volumes = store.volumes()?;
             json!({ "volumes": volumes.iter().map(volume).collect::<Vec<_>>() })
@@ -63,6 +65,34 @@ pub fn perform(
             volume(&store.clone_volume(of, snapshot.as_deref(), new_volume)?)
         }
         StoreRequest::SnapshotDiff { of, other } => diff(store, of, other.as_deref(), item)?,
+    })
+}
+
+/// What takes the space of an archive, as it is told.
+pub fn usage(usage: &Usage) -> Value {
+    let disk = |disk: &DiskUsage| {
+        json!({
+            "volume": disk.volume,
+            "snapshot": disk.snapshot,
+            "sectors": disk.size.0,
+            "mapped_bytes": disk.mapped_bytes,
+            "own_bytes": disk.own_bytes,
+            "own_stored_bytes": disk.own_stored_bytes,
+        })
+    };
+    json!({
+        "path": usage.path.display().to_string(),
+        "disks": usage.disks.iter().map(disk).collect::<Vec<_>>(),
+        "mapped_bytes": usage.mapped_bytes,
+        "unique_bytes": usage.unique_bytes,
+        "payload_bytes": usage.payload_bytes,
+        "node_bytes": usage.node_bytes,
+        "packs": usage.packs,
+        "pack_bytes": usage.pack_bytes,
+        "dedup_ratio": usage.dedup_ratio(),
+        "compression_ratio": usage.compression_ratio(),
+        "overhead_ratio": usage.overhead_ratio(),
+        "unreadable": usage.unreadable,
     })
 }
 

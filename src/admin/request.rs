@@ -91,6 +91,8 @@ pub enum StoreRequest {
     Info,
     /// To commit what there is.
     Commit,
+    /// What its volumes and snapshots take, as of the last commit. Reads all of its trees.
+    Usage,
     /// Its volumes.
     VolumeList,
     /// A new volume, all zeros.
@@ -157,7 +159,11 @@ impl StoreRequest {
     pub fn volume(&self) -> Option<&str> {
         match self {
             // A new volume is nobody's yet.
-            Self::Info | Self::Commit | Self::VolumeList | Self::VolumeCreate { .. } => None,
+            Self::Info
+            | Self::Commit
+            | Self::Usage
+            | Self::VolumeList
+            | Self::VolumeCreate { .. } => None,
             Self::SnapshotList { volume } => volume.as_deref(),
             Self::VolumeResize { volume, .. }
             | Self::VolumeDelete { volume, .. }
@@ -173,6 +179,7 @@ impl StoreRequest {
         match self {
             Self::Info => "store info",
             Self::Commit => "store commit",
+            Self::Usage => "store usage",
             Self::VolumeList => "volume list",
             Self::VolumeCreate { .. } => "volume create",
             Self::VolumeResize { .. } => "volume resize",
@@ -190,7 +197,7 @@ impl StoreRequest {
         let bytes = |size: &Sectors| size.bytes();
         let of = |of: &VolumeSnapshot| json!({ "volume": of.volume, "snapshot": of.snapshot });
         match self {
-            Self::Info | Self::Commit | Self::VolumeList => json!({}),
+            Self::Info | Self::Commit | Self::Usage | Self::VolumeList => json!({}),
             Self::VolumeCreate { volume, size } => json!({ "volume": volume, "size": bytes(size) }),
             Self::VolumeResize { volume, size, shrink, force } => {
                 json!({ "volume": volume, "size": bytes(size), "shrink": shrink, "force": force })
@@ -284,6 +291,7 @@ impl Fields {
         Ok(match name {
             "store info" => StoreRequest::Info,
             "store commit" => StoreRequest::Commit,
+            "store usage" => StoreRequest::Usage,
             "volume list" => StoreRequest::VolumeList,
             "volume create" => {
                 StoreRequest::VolumeCreate { volume: self.name("volume")?, size: self.size()? }

@@ -173,6 +173,8 @@ fn volumes_are_made_resized_and_deleted_while_the_server_runs() {
     let before = commit(&home);
     write(&mut initiator, 8);
     assert!(commit(&home) > before);
+    let usage = yes(&home, "store usage");
+    assert!(usage.contains("each block once") && usage.contains("e1.0"), "{usage}");
     let info = yes(&home, "store info");
     assert!(info.contains(&home.path("archive").display().to_string()), "{info}");
     assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
