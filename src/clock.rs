@@ -42,12 +42,27 @@ impl fmt::Display for Instant {
     }
 }
 
+#[cfg(test)]
+std::thread_local! {
+    static SIMULATED: core::cell::Cell<Option<Instant>> = const { core::cell::Cell::new(None) };
+}
+
+/// Makes a moment the present one for the calling thread; `None`: what the clock says.
+#[cfg(all(test, feature = "cas"))]
+pub(crate) fn simulate(now: Option<Instant>) {
+    SIMULATED.set(now);
+}
+
 /// The present moment by the monotonic clock, from an origin fixed at the first call.
 #[cfg(feature = "std")]
 #[allow(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
 pub fn now() -> Instant {
     use std::sync::OnceLock;
     static ORIGIN: OnceLock<std::time::Instant> = OnceLock::new();
+    #[cfg(test)]
+    if let Some(simulated) = SIMULATED.get() {
+        return simulated;
+    }
     let elapsed = ORIGIN.get_or_init(std::time::Instant::now).elapsed();
     // 584 years fit in 64 bits of nanoseconds.
     Instant(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX))

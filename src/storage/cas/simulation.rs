@@ -30,7 +30,7 @@ use super::store::StoreOptions;
 use super::volume::CasVolume;
 use super::{CasError, VolumeNumber};
 use crate::blob::fault::BlobFaultRates;
-use crate::clock::Instant;
+use crate::clock::{self, Instant};
 use crate::storage::journal::Geometry;
 use crate::storage::journal::simulation::disk::{Chance, Defect};
 
@@ -171,6 +171,12 @@ struct Machine {
     counts: Counts,
 }
 
+impl Drop for Machine {
+    fn drop(&mut self) {
+        clock::simulate(None);
+    }
+}
+
 /// Limits, as they may be in a configuration.
 fn some_limits(chance: &mut Chance) -> StoreOptions {
     let overlay_bytes = (128 << chance.below(4)) << 10;
@@ -224,7 +230,14 @@ impl Machine {
             counts: Counts::default(),
         };
         machine.model.commit = 1;
+        machine.pass(0);
         machine
+    }
+
+    /// Lets time pass, for everybody on this thread.
+    fn pass(&mut self, millis: u64) {
+        self.now = self.now.after(Duration::from_millis(millis));
+        clock::simulate(Some(self.now));
     }
 
     fn is_cut(&self) -> bool {
@@ -243,7 +256,8 @@ impl Machine {
 
     /// One step of whatever chance says.
     fn step(&mut self) {
-        self.now = self.now.after(Duration::from_millis(self.chance.below(20)));
+        let millis = self.chance.below(20);
+        self.pass(millis);
         match self.chance.below(100) {
             0..28 => self.write(false),
             28..31 => self.write(true),
@@ -261,7 +275,10 @@ impl Machine {
             94 => self.attach_or_detach(),
             95 => self.use_snapshot(),
             96 if self.chance.one_in(4) => self.ask_commit(),
-            97 => self.now = self.now.after(Duration::from_millis(self.chance.below(4000))),
+            97 => {
+                let millis = self.chance.below(4000);
+                self.pass(millis);
+            }
             98 if !self.rotten && self.chance.one_in(2) => self.change_faults(),
             99 if self.chance.one_in(8) => self.settle(),
             _ => {}
@@ -430,7 +447,7 @@ impl Machine {
         }
         self.heal();
         for _ in 0..PATIENCE {
-            self.now = self.now.after(Duration::from_millis(50));
+            self.pass(50);
             self.step_group();
             self.step_committer();
             let fetched = self.step_reader();

@@ -1,7 +1,6 @@
 //! The end of a store, and its beginning.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use super::super::error::chain;
 use super::super::group::{GroupRequest, Step};
@@ -48,7 +47,7 @@ impl Machine {
             if ended {
                 break;
             }
-            self.now = self.now.after(Duration::from_millis(50));
+            self.pass(50);
             self.step_committer();
         }
         assert!(ended || self.is_cut() || self.excuse().stopped, "the journal does not end");
@@ -258,7 +257,7 @@ impl Machine {
             if !self.store().committer.is_to_be_mended() {
                 return true;
             }
-            self.now = self.now.after(Duration::from_millis(50));
+            self.pass(50);
             self.step_committer();
         }
         panic!("the index is not mended");
