@@ -50,6 +50,7 @@ mod runs;
 mod shared;
 #[cfg(test)]
 mod simulation;
+mod sleepers;
 mod store;
 mod tree;
 mod trust;

@@ -8,7 +8,6 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::thread::Thread;
 
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
@@ -28,6 +27,7 @@ use super::runs::Runs;
 use super::shared::Bell;
 #[cfg(test)]
 use super::simulation::{Bug, is_planted};
+use super::sleepers::Sleepers;
 use super::tree::{self, Cursor, NodeMemory, NodeSource, Peek};
 use super::trust::PackTrust;
 use super::{BlockNumber, ContentId, FrameKind};
@@ -686,26 +686,6 @@ struct FetchEnd {
     disk: Arc<str>,
 }
 
-/// Threads that read and have nothing to do.
-#[derive(Debug, Default)]
-struct Sleepers(Mutex<Vec<Arc<(Thread, AtomicBool)>>>, AtomicBool);
-
-impl Sleepers {
-    fn wake_one(&self) {
-        // Nobody sleeps: no lock. Whoever is about to looks once more first.
-        std::sync::atomic::fence(Ordering::SeqCst);
-        if !self.1.load(Ordering::Relaxed) {
-            return;
-        }
-        let sleepers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let sleeper = sleepers.iter().find(|sleeper| sleeper.1.swap(false, Ordering::AcqRel));
-        match sleeper {
-            Some(sleeper) => sleeper.0.unpark(),
-            None => self.1.store(false, Ordering::Relaxed),
-        }
-    }
-}
-
 /// A fetch, what it is for, where its result goes, and who is to be woken for it.
 type TakenFetch = (Fetch, Arc<str>, Arc<Mutex<Producer<Fetched>>>, Option<Waker>);
 
@@ -761,29 +741,19 @@ impl FetchPool {
 
     /// Serves fetches until [`Self::end`].
     pub(super) fn run(&self, reader: &Reader) {
-        let own = Arc::new((std::thread::current(), AtomicBool::new(false)));
-        self.sleepers.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&own));
+        let own = self.sleepers.join();
         let mut piece = Vec::new();
         while !self.ended.load(Ordering::Acquire) {
-            if self.serve(reader, &mut piece) {
-                continue;
+            if !self.serve(reader, &mut piece) {
+                let look = || self.serve(reader, &mut piece) || self.ended.load(Ordering::Acquire);
+                self.sleepers.sleep(&own, look);
             }
-            own.1.store(true, Ordering::Release);
-            self.sleepers.1.store(true, Ordering::Relaxed);
-            std::sync::atomic::fence(Ordering::SeqCst);
-            // What came in between, nobody was woken for.
-            if !self.serve(reader, &mut piece) && !self.ended.load(Ordering::Acquire) {
-                std::thread::park();
-            }
-            own.1.store(false, Ordering::Release);
         }
     }
 
     /// Lets the threads come to their end.
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Release);
-        for sleeper in self.sleepers.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            sleeper.0.unpark();
-        }
+        self.sleepers.wake_all();
     }
 }
