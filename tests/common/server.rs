@@ -21,6 +21,8 @@ use tempfile::TempDir;
 
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_aoe-server");
+/// Lines of its log that are shown when a test fails.
+const TOLD_LINES: usize = 60;
 /// What the log says when every target is served.
 const READY: &str = " targets on ";
 
@@ -304,8 +306,31 @@ impl ServerProcess {
     }
 }
 
+impl ServerProcess {
+    /// Tells what there is to know of it when a test fails that uses it.
+    fn tell(&mut self) {
+        let ended = self.child.try_wait();
+        let log = fs::read(&self.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<_> = log.lines().collect();
+        let last = lines[lines.len().saturating_sub(TOLD_LINES)..].join("\n");
+        eprintln!("the server {} ({ended:?}) has logged at last:\n{last}", self.pid());
+        for task in
+            fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten()
+        {
+            let read = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            let (name, state, place) = (read("comm"), read("stat"), read("wchan"));
+            let state = state.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
+            eprintln!("thread {}: {} in {place}", name.trim_end(), state.unwrap_or_default());
+        }
+    }
+}
+
 impl Drop for ServerProcess {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.tell();
+        }
         // It may have ended already; if not, nobody needs it any more.
         let _ = self.child.kill();
         let _ = self.child.wait();
