@@ -69,7 +69,7 @@ impl<M: Medium> Committer<M> {
             return false;
         }
         if self.shared.reader.index.is_harmed() {
-            self.begin_to_mend();
+            self.begin_to_mend(now);
         } else {
             self.mend_some(now);
         }
@@ -103,12 +103,18 @@ impl<M: Medium> Committer<M> {
         std::mem::swap(&mut self.waiting.0, &mut self.waiting.1);
     }
 
-    fn begin_to_mend(&mut self) {
-        let reader = &self.shared.reader;
-        let Some(SetAside { first, last, why }) = reader.index.set_aside() else { return };
+    fn begin_to_mend(&mut self, now: Instant) {
+        let set_aside = self.shared.reader.index.set_aside();
+        let Some(SetAside { first, last, why }) = set_aside else { return };
         // What comes after those that were set aside at first is in memory.
         let before = self.mender.mending.take();
+        if before.is_some() {
+            self.rest(now);
+        }
         let last = before.map_or(last, |mending| mending.last);
+        // Commits wait while it is read.
+        self.shared.set_barren(true);
+        let reader = &self.shared.reader;
         let table = reader.packs.read().unwrap_or_else(PoisonError::into_inner);
         let covered = |pack: &PackEntry| (first..=last).contains(&pack.number);
         let packs: VecDeque<PackEntry> = table.iter().filter(covered).collect();
@@ -178,14 +184,19 @@ impl<M: Medium> Committer<M> {
         self.mender.mending = None;
         self.shared.reader.index.let_go(!self.mender.given_up);
         self.write_index();
-        // The first few at once: it may be that several runs were damaged.
-        self.mender.not_before =
-            now.after(Duration::from_secs((1 << self.mender.times.min(14)) >> 4));
-        self.mender.times += 1;
+        self.rest(now);
         self.mender.wanted = false;
         // A commit that has failed for this may succeed.
         self.retry = None;
         log::warn!("archive {}: its index was made anew", self.shared.name);
+    }
+
+    /// Does not mend for a while. The first few times that is none: it may be that several runs were
+    /// damaged.
+    fn rest(&mut self, now: Instant) {
+        let seconds = (1 << self.mender.times.min(14)) >> 4;
+        self.mender.not_before = now.after(Duration::from_secs(seconds));
+        self.mender.times += 1;
     }
 
     /// Whether the index is known to be damaged, and not mended yet.

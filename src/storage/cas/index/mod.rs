@@ -243,13 +243,14 @@ impl<R: RunStore> Index<R> {
             let asides = self.asides.load(Ordering::Acquire);
             // In this order: what leaves the table is in a run before.
             let in_table = read(&self.tables).get(id);
-            if in_table.is_some() && asides.is_multiple_of(2) {
-                return Ok(in_table);
-            }
-            let found = self.current().get(id, in_table);
+            let found = if in_table.is_some() && asides.is_multiple_of(2) {
+                Ok(in_table)
+            } else {
+                self.current().get(id, in_table)
+            };
             // What is let go with a run that was set aside has come into the table before, but perhaps
-            // after this has looked there.
-            if !matches!(found, Ok(None)) || self.asides.load(Ordering::Acquire) == asides {
+            // after this has looked there; and what is in the table may be older than what was set aside.
+            if self.asides.load(Ordering::Acquire) == asides {
                 return found;
             }
         }
