@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use aoe_server::storage::cas::{
-    CasError, CasStore, CasVolume, FsckOptions, FsckReport, JournalRelation, RepairRootsOptions,
-    SnapshotOptions, StoreOptions, VolumeOptions,
+    CasError, CasStore, CasVolume, FsckOptions, FsckReport, JournalRelation, Recovered,
+    RepairRootsOptions, SnapshotOptions, StoreOptions, VolumeOptions,
 };
 use aoe_server::storage::journal::Geometry;
 use aoe_server::storage::{BlockStorage as _, Fault};
@@ -118,7 +118,16 @@ impl Damaged {
     }
 
     pub(crate) fn open(&self) -> Result<CasStore, CasError> {
-        CasStore::open(self.path(), &options()).map(|(store, _)| store)
+        self.open_and_recover().map(|(store, _)| store)
+    }
+
+    pub(crate) fn open_and_recover(&self) -> Result<(CasStore, Recovered), CasError> {
+        CasStore::open(self.path(), &options())
+    }
+
+    /// A copy of it as it is now.
+    pub(crate) fn copied(&self) -> Self {
+        Self::of(self.path())
     }
 
     /// That what can be read is exactly what is not told as lost, and is what was written.

@@ -522,8 +522,9 @@ impl<M: Medium> Committer<M> {
             return Ok(false);
         };
         let chunk = job.chunk(block_bytes);
-        let Chunk { prepared, orphans, split } =
-            prepare(&self.shared.reader, job, chunk, block_bytes, self.threads)?;
+        let (how, with_io) = ((block_bytes, self.threads), self.is_retry());
+        let prepared = prepare(&self.shared.reader, job, chunk, how, with_io)?;
+        let Chunk { prepared, orphans, split } = prepared;
         self.split.add(&split);
         job.orphans.extend(orphans);
         let started = crate::clock::now();
@@ -541,6 +542,12 @@ impl<M: Medium> Committer<M> {
         }
         self.split.put += nanos_since(started);
         Ok(true)
+    }
+
+    /// Whether the last commit has failed. The next one does without what a disk fails to read: that it is
+    /// not for a moment only is known by then.
+    fn is_retry(&self) -> bool {
+        self.failing.is_some()
     }
 
     /// Lets whoever waits for a commit know that there is none with all that was acknowledged.

@@ -75,6 +75,11 @@ impl ReadError {
             Self::Index(_) | Self::Node { .. } | Self::Tree(_) => false,
         }
     }
+
+    /// Whether it is a disk that has failed to read what may still be there.
+    pub(super) fn is_io(&self) -> bool {
+        matches!(self, Self::Blob(BlobError::Io { .. }))
+    }
 }
 
 /// Why a store cannot be opened, read or changed.

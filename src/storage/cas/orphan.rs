@@ -64,10 +64,25 @@ impl Orphan {
 }
 
 /// Nodes that stand in for those that are lost: they have orphans everywhere.
-#[derive(Debug, Default)]
-pub(super) struct StandIns(RefCell<HashMap<ContentId, Orphan>>);
+#[derive(Debug)]
+pub(super) struct StandIns {
+    orphans: RefCell<HashMap<ContentId, Orphan>>,
+    /// For those that a disk fails to read, too.
+    with_io: bool,
+}
 
 impl StandIns {
+    /// For nodes that are lost, and `with_io` for those that a disk fails to read: it has failed before, and
+    /// may always.
+    pub(super) fn new(with_io: bool) -> Self {
+        Self { orphans: RefCell::default(), with_io }
+    }
+
+    /// Whether what is written need not wait for what cannot be read for `error`.
+    pub(super) fn can_do_without(&self, error: &ReadError) -> bool {
+        error.is_loss() || self.with_io && error.is_io()
+    }
+
     /// A node, or what stands in for it.
     pub(super) fn node(
         &self,
@@ -76,10 +91,10 @@ impl StandIns {
         level: u8,
     ) -> Result<Arc<Node>, ReadError> {
         match reader.node(id, level) {
-            Err(error) if error.is_loss() => {}
+            Err(error) if self.can_do_without(&error) => {}
             read => return read,
         }
-        let mut orphans = self.0.borrow_mut();
+        let mut orphans = self.orphans.borrow_mut();
         #[allow(clippy::cast_possible_truncation, reason = "there are 128")]
         let places: [_; PLACES] = array::from_fn(|place| {
             let orphan = Orphan { parent: id, level, place: place as u8 };
@@ -92,7 +107,7 @@ impl StandIns {
 
     /// The orphans among `names`, and those that they name themselves: what has to be stored with them.
     pub(super) fn needed(&self, names: impl IntoIterator<Item = ContentId>) -> Vec<Orphan> {
-        let orphans = self.0.borrow();
+        let orphans = self.orphans.borrow();
         let (mut needed, mut seen) = (Vec::new(), HashSet::new());
         if orphans.is_empty() {
             return needed;

@@ -5,7 +5,7 @@
 //! * What comes out of here hashes to the name that was asked for.
 //! * What cannot be had is an error that says why. Only a tree can say that a block is zeros.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -16,7 +16,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use super::block::{Block, BlockBuffers};
 use super::error::ReadError;
 use super::frame::{FrameHeader, open_frame, open_frame_into};
-use super::fsck::FsckReport;
+use super::fsck::{Finding, FsckReport};
 use super::id::TreeRoot;
 use super::index::{Index, Location};
 use super::manifest::PackEntry;
@@ -267,8 +267,10 @@ impl Reader {
             ) => return Ok(false),
             Err(error) => return Err(error),
         };
-        if self.relies_on(location.pack)? {
-            return Ok(true);
+        match self.relies_on(location.pack) {
+            Ok(false) => {}
+            Err(error) if error.is_io() => return Ok(false),
+            relies => return relies,
         }
         let opened = self.opened((pack, location), |octets| {
             let kind = FrameHeader::parse(octets).map_or(FrameKind::Block, |header| header.kind);
@@ -276,7 +278,7 @@ impl Reader {
         });
         match opened {
             Ok(_) => Ok(true),
-            Err(error) if error.is_loss() => Ok(false),
+            Err(error) if error.is_loss() || error.is_io() => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -300,7 +302,8 @@ impl Reader {
 
     /// Does not rely on packs any more in which something was found.
     pub(super) fn doubt(&self, report: &FsckReport) {
-        let named = |pack: &PackEntry| report.findings.iter().any(|f| f.blob() == Some(pack.id));
+        let named: HashSet<_> = report.findings.iter().filter_map(Finding::blob).collect();
+        let named = |pack: &PackEntry| named.contains(&pack.id);
         let packs = self.packs.read().unwrap_or_else(PoisonError::into_inner);
         packs.iter().filter(named).for_each(|pack| self.trust.doubt(pack.number));
     }
@@ -328,7 +331,7 @@ impl Reader {
             let orphan = open_orphan(frame, pack, id)?;
             return match self.parted(&orphan)? {
                 Some(child) => self.block(child),
-                None => Ok(Block::new(vec![0; self.block_bytes], &self.buffers)),
+                None => Ok(self.zeros()),
             };
         }
         if kind != Ok(FrameKind::Patch) {
@@ -344,9 +347,17 @@ impl Reader {
         let patch = patch.ok_or(ReadError::Block { id, len: raw.len() })?;
         match self.block(patch.base) {
             Ok(base) => Ok(Block::new(patch.on(&base), &self.buffers)),
-            Err(error) if error.is_loss() => Ok(Block::new(patch.in_part(), &self.buffers)),
+            Err(error) if error.is_loss() || error.is_io() => {
+                Ok(Block::new(patch.in_part(), &self.buffers))
+            }
             Err(error) => Err(error),
         }
+    }
+
+    fn zeros(&self) -> Arc<Block> {
+        let mut octets = self.buffers.take();
+        octets.fill(0);
+        Block::new(octets, &self.buffers)
     }
 
     /// What an orphan stands for; `None` for zeros.

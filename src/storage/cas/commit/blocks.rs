@@ -90,16 +90,17 @@ pub(super) struct Chunk {
     pub(super) split: Split,
 }
 
-/// Prepares blocks of a job on `threads` threads, in order.
+/// Prepares blocks of a job, each of `block_bytes`, on `threads` threads, in order. If `with_io`, they do
+/// without what a disk fails to read, too.
 pub(super) fn prepare(
     reader: &Reader,
     job: &VolumeJob,
     blocks: &[BlockNumber],
-    block_bytes: usize,
-    threads: usize,
+    (block_bytes, threads): (usize, usize),
+    with_io: bool,
 ) -> Result<Chunk, Trouble> {
     let work = |blocks: &[BlockNumber]| -> Result<Chunk, ReadError> {
-        let mut preparing = Preparing::new(reader, job, block_bytes);
+        let mut preparing = Preparing::new(reader, job, block_bytes, with_io);
         let prepared = blocks.iter().map(|block| preparing.block(*block));
         let prepared = prepared.collect::<Result<_, _>>()?;
         let orphans = preparing.stand_ins.needed(preparing.bases);
@@ -141,14 +142,14 @@ struct Preparing<'a> {
 }
 
 impl<'a> Preparing<'a> {
-    fn new(reader: &'a Reader, job: &'a VolumeJob, block_bytes: usize) -> Self {
+    fn new(reader: &'a Reader, job: &'a VolumeJob, block_bytes: usize, with_io: bool) -> Self {
         Self {
             reader,
             job,
             octets: vec![0; block_bytes],
             holes: None,
             bases: Vec::new(),
-            stand_ins: StandIns::default(),
+            stand_ins: StandIns::new(with_io),
             compressed: Vec::new(),
             cursor: Cursor::default(),
             split: Split::default(),
@@ -215,7 +216,9 @@ impl<'a> Preparing<'a> {
                         self.holes = holes.zip(base_of(&base, block_bytes));
                     }
                     // What was written must not wait for what may never be read again.
-                    Err(error) if error.is_loss() => self.holes = Some((wanted, id)),
+                    Err(error) if self.stand_ins.can_do_without(&error) => {
+                        self.holes = Some((wanted, id));
+                    }
                     Err(error) => return Err(error),
                 }
             }

@@ -37,9 +37,10 @@ pub(super) struct CommitNodes {
 }
 
 impl CommitNodes {
-    pub(super) fn new(shared: Arc<StoreShared>) -> Self {
+    /// Where others stand in for nodes that a disk fails to read, too, if `with_io`.
+    pub(super) fn new(shared: Arc<StoreShared>, with_io: bool) -> Self {
         let (made, new, blocks) = (HashMap::new(), Vec::new(), Vec::new());
-        Self { shared, made, new, blocks, stand_ins: StandIns::default() }
+        Self { shared, made, new, blocks, stand_ins: StandIns::new(with_io) }
     }
 
     /// Takes nodes that an operation on a tree has handed out.
@@ -55,11 +56,12 @@ impl CommitNodes {
         Ok(())
     }
 
-    /// The orphans that the new nodes and blocks name.
-    pub(super) fn orphans(&self) -> Vec<Orphan> {
+    /// The orphans that the new nodes and blocks name, and those that are at the `tops` of trees.
+    pub(super) fn orphans(&self, tops: impl Iterator<Item = ContentId>) -> Vec<Orphan> {
         let nodes = self.new.iter().filter_map(|(id, _)| self.made.get(id));
         let children = nodes.flat_map(|node| node.children().map(|(_, child)| child));
-        self.stand_ins.needed(children.chain(self.blocks.iter().filter_map(|block| block.base)))
+        let bases = self.blocks.iter().filter_map(|block| block.base);
+        self.stand_ins.needed(children.chain(bases).chain(tops))
     }
 
     /// The name of a block of which all octets after the first `keep` are zeros; `None` if all are. What
@@ -76,7 +78,7 @@ impl CommitNodes {
             Some(made) => made.read.clone(),
             None => match self.shared.reader.block(id) {
                 Ok(block) => block.to_vec(),
-                Err(error) if error.is_loss() => {
+                Err(error) if self.stand_ins.can_do_without(&error) => {
                     Patch { base: id, valid: 0, octets: vec![0; block_bytes] }.in_part()
                 }
                 Err(error) => return Err(error),

@@ -45,7 +45,7 @@ impl<M: Medium> Committer<M> {
         let mut manifest = self.manifest.clone();
         manifest.commit += 1;
         manifest.parent = Some(self.manifest_id);
-        let mut nodes = CommitNodes::new(Arc::clone(&self.shared));
+        let mut nodes = CommitNodes::new(Arc::clone(&self.shared), self.is_retry());
         for job in jobs {
             let mut emitted = Vec::new();
             let emit = &mut |id, octets| emitted.push((id, octets));
@@ -145,7 +145,8 @@ impl<M: Medium> Committer<M> {
             }
         }
         self.packs.finish_data()?;
-        for orphan in orphans.chain(nodes.orphans()) {
+        let tops = manifest.volumes.iter().filter_map(|volume| volume.root.node);
+        for orphan in orphans.chain(nodes.orphans(tops)) {
             self.packs.push_node(FrameKind::Orphan, orphan.id(), &orphan.emit())?;
         }
         for (id, octets) in &nodes.new {
@@ -203,6 +204,8 @@ impl<M: Medium> Committer<M> {
             let list: FrameRef = self.packs.push_list(some)?;
             manifest.pack_lists.push(list);
         }
+        // Or each commit would take longer than the one before.
+        debug_assert!(manifest.pack_lists.len() - full <= LISTS + SHORT_LISTED / LIST_LEN);
         Ok(if anew { full + packs.len() / LIST_LEN } else { full })
     }
 

@@ -12,7 +12,8 @@ impl TreeRoot {
     /// length and reach past the end of the tree.
     ///
     /// Every node that changed is handed to `emit` once, those below it first; a node that comes up
-    /// in several places of the tree may be handed over for each. Only nodes on the way to a change
+    /// in several places of the tree may be handed over for each, and one that was made without a look at
+    /// what was there before may be the same. Only nodes on the way to a change
     /// are read, and of these none that is cleared as a whole and no leaf of which every block is
     /// changed. An error may come when nodes were handed over already: they are of no use then.
     ///
@@ -51,7 +52,7 @@ impl TreeRoot {
         while root.depth < depth {
             let mut places = [None; PLACES];
             places[0] = root.node;
-            root.node = store(Node::new(root.depth, &places), None, emit);
+            root.node = store(Node::new(root.depth, &places), emit);
             root.depth += 1;
         }
         root
@@ -176,17 +177,16 @@ where
         }
         match Node::new(level, &places) {
             new if new.as_ref() == old.as_deref() => Ok(base),
-            new => Ok(store(new, id, self.emit)),
+            new => Ok(store(new, self.emit)),
         }
     }
 }
 
-/// Says what a node is called, if there is one, and hands it over unless it is the one `before`.
-fn store(node: Option<Node>, before: Option<ContentId>, emit: Emit<'_>) -> Option<ContentId> {
+/// Says what a node is called, if there is one, and hands it over: it may be the one that was there before,
+/// and be lost.
+fn store(node: Option<Node>, emit: Emit<'_>) -> Option<ContentId> {
     let octets = node?.emit();
     let id = ContentId::of(FrameKind::Node, &octets);
-    if before != Some(id) {
-        emit(id, octets);
-    }
+    emit(id, octets);
     Some(id)
 }
