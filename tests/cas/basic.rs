@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use aoe_server::storage::cas::{CasError, CasStore, SnapshotOptions, StoreOptions, VolumeOptions};
+use aoe_server::storage::cas::{
+    CasError, CasStore, Shrink, SnapshotOptions, StoreOptions, VolumeOptions,
+};
 use aoe_server::storage::{Accepted, BlockStorage as _, Fault, Ready, Ticket};
 use aoe_server::units::{Lba, Sectors};
 
@@ -194,4 +196,29 @@ fn a_snapshot_stays_what_it_was() {
     let ranges = while_driven(&mut disk, || store.diff("e1.0", Some(&before.name), None)).unwrap();
     assert_eq!(ranges.iter().map(|range| range.sectors.0).sum::<u64>(), 512);
     println!("{:#?}", store.info().unwrap());
+}
+
+#[test]
+fn a_size_that_cannot_be_is_refused_and_harms_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = CasStore::open(directory.path(), &options()).unwrap();
+    let mut disk = store.attach("e1.0", sized(64)).unwrap();
+    write(&mut disk, 3, &stamp(3, 1)).unwrap();
+    // None, more than an initiator can ask for, and more octets than can be counted.
+    for sectors in [0, (1 << 48) + 1, 1 << 55, u64::MAX] {
+        let size = Sectors(sectors);
+        let refused = while_driven(&mut disk, || store.create_volume("e1.1", size));
+        assert!(
+            matches!(refused, Err(CasError::Size { size: told }) if told == size),
+            "{refused:?}"
+        );
+        let refused = while_driven(&mut disk, || store.resize_volume("e1.0", size, Shrink::Always));
+        assert!(
+            matches!(refused, Err(CasError::Size { size: told }) if told == size),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(store.volumes().unwrap().len(), 1);
+    assert_eq!(read(&mut disk, 3, 1).unwrap(), stamp(3, 1));
+    assert_eq!(read(&mut disk, 64, 1), Err(Fault::OutOfRange));
 }

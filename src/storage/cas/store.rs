@@ -209,7 +209,10 @@ impl CasStore {
         for _ in 0..READERS {
             let shared = Arc::clone(&shared);
             let reader = thread::Builder::new().name("archive-read".into());
-            let reader = reader.spawn(move || shared.reader.pool.run(&shared.reader));
+            let reader = reader.spawn(move || {
+                let _guard = StopsOnPanic(Arc::clone(&shared));
+                shared.reader.pool.run(&shared.reader);
+            });
             readers.push(reader.map_err(failed)?);
         }
         let (priority, bells) = (options.priority, Arc::clone(&shared));
@@ -686,5 +689,24 @@ fn run_committer<M: Medium>(mut committer: Committer<M>) -> Committer<M> {
                 return committer;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_whose_thread_panics_stops() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = StoreOptions { journal_bytes: 4 << 20, ..StoreOptions::default() };
+        let (store, _) = CasStore::open(directory.path(), &options).unwrap();
+        let shared = Arc::clone(&store.0.shared);
+        let thread = thread::spawn(move || {
+            let _guard = StopsOnPanic(shared);
+            panic!("on purpose");
+        });
+        assert!(thread.join().is_err());
+        assert!(matches!(store.commit(), Err(CasError::Stopped { .. })));
     }
 }
