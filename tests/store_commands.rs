@@ -67,10 +67,18 @@ fn a_store_without_its_journal() {
     let (code, _, complaint) = run(&["recover"], store.path());
     assert_eq!(code, 2, "{complaint}");
     assert!(complaint.contains("is missing: acknowledged writes may be lost"), "{complaint}");
-    let advice = format!("aoe-server store recover --accept-loss {}", store.path().display());
+    let advice =
+        format!("aoe-server store recover --accept-loss --new-journal {}", store.path().display());
     assert!(complaint.contains(&advice), "{complaint}");
+    // Its disk may not be mounted: whoever accepts another loss does not mean this one.
+    let (code, _, complaint) = run(&["recover", "--accept-loss"], store.path());
+    assert_eq!(code, 2, "{complaint}");
+    assert!(complaint.contains(&advice), "{complaint}");
+    let (code, _, complaint) = run(&["recover", "--new-journal"], store.path());
+    assert_eq!(code, 2);
+    assert!(complaint.contains("--accept-loss"), "{complaint}");
     assert!(!journal.exists());
-    let (code, out, complaint) = run(&["recover", "--accept-loss"], store.path());
+    let (code, out, complaint) = run(&["recover", "--accept-loss", "--new-journal"], store.path());
     assert_eq!(code, 0, "{complaint}");
     assert!(out.contains("0 writes of 0 B to 0 volumes were in the journal; commit"), "{out}");
     // Once.

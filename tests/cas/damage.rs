@@ -611,7 +611,14 @@ fn journal_missing() {
     fs::remove_file(store.journal()).unwrap();
     store.finds(&["journal-missing"]);
     assert!(matches!(store.open(), Err(CasError::NoJournal { .. })));
-    let options = StoreOptions { accept_loss: true, ..options() };
+    // Accepted is a loss, not that of all there is; and it is not accepted by who wants a journal.
+    for (accept_loss, new_journal) in [(true, false), (false, true)] {
+        let options = StoreOptions { accept_loss, new_journal, ..options() };
+        let refused = CasStore::open(store.path(), &options);
+        assert!(matches!(refused, Err(CasError::NoJournal { .. })));
+        assert!(!store.journal().exists());
+    }
+    let options = StoreOptions { accept_loss: true, new_journal: true, ..options() };
     CasStore::open(store.path(), &options).unwrap().0.close().unwrap();
     let report = store.finds(&[]);
     store.reads_but_for_what_is_lost(&report);
@@ -624,6 +631,12 @@ fn journal_of_another_store() {
     fs::copy(other.path().join("archive/journal"), store.journal()).unwrap();
     store.finds(&["journal-other"]);
     assert!(matches!(store.open(), Err(CasError::OtherJournal { .. })));
+    // Somebody may need it: it is not written over, whatever may be lost of this one.
+    let before = fs::read(store.journal()).unwrap();
+    let options = StoreOptions { accept_loss: true, new_journal: true, ..options() };
+    let refused = CasStore::open(store.path(), &options);
+    assert!(matches!(refused, Err(CasError::OtherJournal { .. })));
+    assert!(fs::read(store.journal()).unwrap() == before);
 }
 
 #[test]

@@ -163,7 +163,7 @@ fn a_journal_that_was_missing_is_refused_when_it_comes_back() {
     with(store.path(), &options(), |store| fill(store, 1));
     fs::rename(&journal, &away).unwrap();
     assert!(matches!(refused(store.path()), CasError::NoJournal { .. }));
-    with(store.path(), &accepting(), |store| fill(store, 2));
+    with(store.path(), &StoreOptions { new_journal: true, ..accepting() }, |store| fill(store, 2));
     holds(store.path(), 2);
     fs::rename(&away, &journal).unwrap();
     let error = refused(store.path());

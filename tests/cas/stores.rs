@@ -81,9 +81,16 @@ fn outcome(name: &str) -> String {
     damage(&stores().join(name), store);
     let mut text = String::new();
     examine(store, &mut text);
+    let accepting = StoreOptions { accept_loss: true, ..options() };
     if !open(store, &options(), &mut text) {
         text += "\nwith --accept-loss\n";
-        open(store, &StoreOptions { accept_loss: true, ..options() }, &mut text);
+        let mut with_journal = String::new();
+        if !open(store, &accepting, &mut text)
+            && open(store, &StoreOptions { new_journal: true, ..accepting }, &mut with_journal)
+        {
+            text += "\nwith --accept-loss --new-journal\n";
+            text += &with_journal;
+        }
     }
     assert!(!text.contains(WRONG), "{name}\n{text}");
     text.replace(store.to_str().unwrap(), "STORE")

@@ -19,10 +19,12 @@ pub(super) struct RecoverCmd {
     /// Its journal, if it is not in it
     #[arg(long, value_name = "PATH")]
     journal: Option<PathBuf>,
-    /// Do without acknowledged writes that are missing: the journal, parts of it, or what a lost root slot
-    /// had
+    /// Do without acknowledged writes that are missing: parts of the journal, or what a lost root slot had
     #[arg(long)]
     accept_loss: bool,
+    /// Make a journal if there is none, and do without all that the missing one had
+    #[arg(long, requires = "accept_loss")]
+    new_journal: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -34,13 +36,17 @@ impl RecoverCmd {
     /// # Errors
     /// When the archive cannot be opened, or something be made durable, or `out` not written to.
     pub(super) fn run(&self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-        let Self { path, journal, accept_loss, json } = self;
+        let Self { path, journal, accept_loss, new_journal, json } = self;
         // Opening would make one.
         if !CasStore::exists(path)? {
             return Err(CasError::NotAnArchive { path: path.clone() }.into());
         }
-        let (journal, accept_loss) = (journal.clone(), *accept_loss);
-        let options = StoreOptions { journal, accept_loss, ..StoreOptions::default() };
+        let options = StoreOptions {
+            journal: journal.clone(),
+            accept_loss: *accept_loss,
+            new_journal: *new_journal,
+            ..StoreOptions::default()
+        };
         let (store, recovered) = CasStore::open(path, &options)?;
         // The loss is accepted once: from here on it is a state as any other.
         store.commit()?;

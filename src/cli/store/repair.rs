@@ -135,14 +135,18 @@ impl RepairCmd {
             writeln!(out, "  {}, {} sectors", volume.name, volume.size)?;
         }
         writeln!(out, "the journal {journal}")?;
-        if matches!(repair.journal, JournalRelation::Follows) {
-            writeln!(out, "{path}: {}", if repair.written { "mended" } else { "can be mended" })
-        } else {
-            let what = if repair.written { "mended" } else { "can be mended" };
-            writeln!(
+        let what = if repair.written { "mended" } else { "can be mended" };
+        let recover = "aoe-server store recover --accept-loss";
+        match repair.journal {
+            JournalRelation::Follows => writeln!(out, "{path}: {what}"),
+            JournalRelation::Unreadable(_) => writeln!(
                 out,
-                "{path}: {what}; then the loss has to be accepted: aoe-server store recover --accept-loss {path}"
-            )
+                "{path}: {what}; then the journal has to be put back, or the loss of it accepted: {recover} \
+                 --new-journal {path}"
+            ),
+            _ => {
+                writeln!(out, "{path}: {what}; then the loss has to be accepted: {recover} {path}")
+            }
         }
     }
 }

@@ -187,7 +187,7 @@ pub enum CasError {
     #[error(
         "the journal of archive {path} has the name {found} where {wanted} is expected: acknowledged \
          writes may be missing; put the right one back, or move this one away and do without: aoe-server \
-         store recover --accept-loss {path}"
+         store recover --accept-loss --new-journal {path}"
     )]
     OtherJournal {
         /// The directory.
@@ -215,7 +215,7 @@ pub enum CasError {
     #[error(
         "the journal {journal} of archive {path} is missing: acknowledged writes may be lost; if it is \
          elsewhere, name it (`journal` in the configuration, --journal of commands); put it back; or do \
-         without: aoe-server store recover --accept-loss {path}"
+         without: aoe-server store recover --accept-loss --new-journal {path}"
     )]
     NoJournal {
         /// The directory.
@@ -433,7 +433,7 @@ fn without_journal(path: &std::path::Path, source: &ScanError) -> String {
     match source {
         ScanError::NotAJournal | ScanError::Length { .. } => format!(
             " (put the right one back, or move it away and do without: aoe-server store recover \
-             --accept-loss {path})"
+             --accept-loss --new-journal {path})"
         ),
         ScanError::Io { .. } => {
             " (if that stays so, copy what can be read of it, and put that in its place)".into()

@@ -64,6 +64,9 @@ pub struct StoreOptions {
     pub threads: usize,
     /// Goes on without acknowledged writes that are missing, if any are.
     pub accept_loss: bool,
+    /// With [`Self::accept_loss`], makes a journal if there is none. By itself a loss that is accepted is
+    /// never that of the whole journal: where it is looked for nothing may be mounted.
+    pub new_journal: bool,
 }
 
 impl Default for StoreOptions {
@@ -80,6 +83,7 @@ impl Default for StoreOptions {
             priority: None,
             threads: thread::available_parallelism().map_or(1, |count| count.get() - 1).clamp(1, 8),
             accept_loss: false,
+            new_journal: false,
         }
     }
 }

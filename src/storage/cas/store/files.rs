@@ -184,7 +184,8 @@ pub(in super::super) fn open_files(
     Ok((StoreFiles { path: path.into(), _blobs: blobs, _journal: journal }, media))
 }
 
-/// Opens the journal. One that is missing is made anew if what it had may be lost.
+/// Opens the journal. One that is missing is made anew if what it had may be lost, and only if that is asked
+/// for: it may be elsewhere.
 fn open_journal(
     path: &Path,
     options: &StoreOptions,
@@ -192,7 +193,7 @@ fn open_journal(
 ) -> Result<JournalFile, CasError> {
     let place = journal_path(path, options);
     match JournalFile::open(&place) {
-        Err(JournalError::NotFound { .. }) if options.accept_loss => {
+        Err(JournalError::NotFound { .. }) if options.accept_loss && options.new_journal => {
             let slots = root::read_roots(roots)
                 .map_err(|source| CasError::Roots { path: path.into(), source })?;
             let (id, last) = slots.first().map_or((JournalId([0; 16]), Sequence(0)), |slot| {
