@@ -15,6 +15,7 @@ pub const REQUESTS: &[&str] = &[
     "store list",
     "store info",
     "store commit",
+    "store usage",
     "volume list",
     "volume create",
     "volume resize",
@@ -442,6 +443,7 @@ mod tests {
         let of_stores = [
             StoreRequest::Info,
             StoreRequest::Commit,
+            StoreRequest::Usage,
             StoreRequest::VolumeList,
             StoreRequest::VolumeCreate { volume: volume(), size },
             StoreRequest::VolumeResize { volume: volume(), size, shrink: true, force: true },
