@@ -264,7 +264,9 @@ mod archives {
             if let StoreRequest::VolumeResize { volume, .. }
             | StoreRequest::SnapshotRestore { of: VolumeSnapshot { volume, .. }, .. } = request
             {
-                let size = store.volumes()?.into_iter().find(|found| found.name == *volume);
+                // It is done, even if the archive has been closed since.
+                let volumes = store.volumes().unwrap_or_default();
+                let size = volumes.into_iter().find(|found| found.name == *volume);
                 let otherwise = self.tell_size(&path, volume, size.map(|found| found.size));
                 if let (Value::Object(answer), Some(otherwise)) = (&mut answer, otherwise) {
                     answer.insert("configured".into(), otherwise);
