@@ -59,9 +59,7 @@ impl Sectors {
     pub const fn bytes(self) -> Option<u64> {
         self.0.checked_mul(SECTOR_BYTES)
     }
-}
 
-impl Sectors {
     /// Shows itself for people too: `9 GiB (18874368 sectors)`.
     pub const fn readable(self) -> ReadableSize {
         ReadableSize(self)
