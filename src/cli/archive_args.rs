@@ -103,8 +103,9 @@ impl ArchiveArgs {
         item: &mut dyn FnMut(Value),
     ) -> anyhow::Result<Result<Value, Refusal>> {
         // Opening would make one.
-        if !CasStore::exists(path)? {
-            return Ok(Err(CasError::NotAnArchive { path: path.into() }.into()));
+        match CasStore::expect(path) {
+            Err(error @ CasError::NotAnArchive { .. }) => return Ok(Err(error.into())),
+            expected => expected?,
         }
         let options = StoreOptions { journal: self.journal.clone(), ..StoreOptions::default() };
         let store = match CasStore::open(path, &options) {

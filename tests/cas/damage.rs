@@ -639,6 +639,48 @@ fn journal_of_another_store() {
     assert!(fs::read(store.journal()).unwrap() == before);
 }
 
+/// Whoever asks for a store that lacks a file was told that there is none, and how to make one.
+#[test]
+fn what_is_no_store_is_told_from_what_is_left_of_one() {
+    let expect = |path: &Path| CasStore::expect(path).unwrap_err();
+    let nothing = tempfile::tempdir().unwrap();
+    let file = nothing.path().join("file");
+    fs::write(&file, "something else").unwrap();
+    for path in [nothing.path(), &nothing.path().join("missing"), &file] {
+        assert!(matches!(expect(path), CasError::NotAnArchive { .. }), "{}", path.display());
+    }
+    let store = Damaged::new();
+    CasStore::expect(store.path()).unwrap();
+    let roots = fs::read(roots_of(store.path())).unwrap();
+    fs::remove_file(roots_of(store.path())).unwrap();
+    assert!(matches!(expect(store.path()), CasError::NoRoots { .. }));
+    // One that is being made.
+    fs::write(store.path().join("archive/unfinished"), "").unwrap();
+    assert!(matches!(expect(store.path()), CasError::NotAnArchive { .. }));
+    fs::remove_dir_all(store.path().join("archive")).unwrap();
+    assert!(matches!(expect(store.path()), CasError::NoRoots { .. }));
+
+    let store = Damaged::new();
+    let marker = store.path().join("aoe-blobs");
+    let kept = fs::read(&marker).unwrap();
+    fs::remove_file(&marker).unwrap();
+    assert!(matches!(expect(store.path()), CasError::NoMarker { .. }));
+    assert!(matches!(store.open(), Err(CasError::NoMarker { .. })));
+    let refused = CasStore::create(store.path(), &options());
+    assert!(matches!(refused, Err(CasError::NoMarker { .. })));
+    let refused = CasStore::fsck(store.path(), &FsckOptions::default(), &mut |_| ());
+    assert!(matches!(refused, Err(CasError::NoMarker { .. })));
+    let refused = CasStore::repair_index(store.path(), &mut |_| ());
+    assert!(matches!(refused, Err(CasError::NoMarker { .. })));
+    assert!(!marker.exists());
+    assert!(roots == fs::read(roots_of(store.path())).unwrap());
+    // What the message says.
+    let other = Damaged::new();
+    fs::copy(other.path().join("aoe-blobs"), &marker).unwrap();
+    assert!(fs::read(&marker).unwrap() == kept);
+    assert!(!store.finds(&[]).is_damaged());
+}
+
 #[test]
 fn index_missing_or_damaged() {
     let store = Damaged::new();

@@ -38,8 +38,9 @@ impl StoreArgs {
     /// Opens the archive; `None` when there is none, which has been said. `instead`: what to do when a
     /// server has it open.
     pub(super) fn open(&self, instead: &'static str) -> anyhow::Result<Option<CasStore>> {
-        if !CasStore::exists(&self.store)? {
-            return answered(Err(CasError::NotAnArchive { path: self.store.clone() }));
+        // Opening would make one.
+        if answered(CasStore::expect(&self.store))?.is_none() {
+            return Ok(None);
         }
         let options = StoreOptions { journal: self.journal.clone(), ..StoreOptions::default() };
         match CasStore::open(&self.store, &options) {

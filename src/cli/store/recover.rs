@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::super::client_output::octets;
-use crate::storage::cas::{CasError, CasStore, Recovered, StoreOptions};
+use crate::storage::cas::{CasStore, Recovered, StoreOptions};
 
 /// Bring what a crash has left in its journal into an archive
 ///
@@ -38,9 +38,7 @@ impl RecoverCmd {
     pub(super) fn run(&self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         let Self { path, journal, accept_loss, new_journal, json } = self;
         // Opening would make one.
-        if !CasStore::exists(path)? {
-            return Err(CasError::NotAnArchive { path: path.clone() }.into());
-        }
+        CasStore::expect(path)?;
         let options = StoreOptions {
             journal: journal.clone(),
             accept_loss: *accept_loss,

@@ -107,6 +107,15 @@ pub enum CasError {
         /// The directory.
         path: PathBuf,
     },
+    /// There is an archive, but for the file by which its blobs are known.
+    #[error(
+        "{path} has an archive, but the file that marks its blobs ({path}/aoe-blobs) is missing: put it back; \
+         that of any other archive is the same"
+    )]
+    NoMarker {
+        /// The directory.
+        path: PathBuf,
+    },
     /// One is there already.
     #[error("{path} is an archive already")]
     Exists {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use self::files::{StoreFiles, create, exists, open_files};
+use self::files::{StoreFiles, create, exists, expect, open_files};
 use super::commit::{CommitStatus, Committer};
 use super::error::{CasError, Why};
 use super::frame::BLOCK_MAX;
@@ -179,6 +179,15 @@ impl CasStore {
     /// [`CasError::Io`] when that cannot be seen: its directory may not be looked into.
     pub fn exists(path: impl AsRef<Path>) -> Result<bool, CasError> {
         exists(path.as_ref())
+    }
+
+    /// Makes sure that there is a store at `path`, which [`Self::open`] would make.
+    ///
+    /// # Errors
+    /// What there is instead: [`CasError::NotAnArchive`] when it is nothing, [`CasError::NoRoots`] or
+    /// [`CasError::NoMarker`] when it is a store that lacks something; others when that cannot be seen.
+    pub fn expect(path: impl AsRef<Path>) -> Result<(), CasError> {
+        expect(path.as_ref())
     }
 
     /// Opens the store at `path`; a directory that is missing or empty becomes one. What a crash has

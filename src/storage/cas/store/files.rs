@@ -59,6 +59,55 @@ pub(in super::super) fn exists(path: &Path) -> Result<bool, CasError> {
     }
 }
 
+/// Makes sure that there is a store at `path`; tells what there is instead, as far as it can be seen.
+pub(in super::super) fn expect(path: &Path) -> Result<(), CasError> {
+    expect_marker(path)?;
+    if exists(path)? {
+        return Ok(());
+    }
+    let blobs = FileBlobStore::open_read_only(path)?;
+    let path = path.into();
+    Err(if has_remains(&blobs)? {
+        CasError::NoRoots { path }
+    } else {
+        CasError::NotAnArchive { path }
+    })
+}
+
+/// Makes sure of the file without which nothing of a store can be opened.
+fn expect_marker(path: &Path) -> Result<(), CasError> {
+    let marker = path.join(MARKER);
+    match marker.try_exists() {
+        Ok(true) => return Ok(()),
+        Ok(false) => {}
+        // Part of the way there is a file.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {}
+        Err(error) => return Err(failed("look for", &marker)(error)),
+    }
+    let path = path.to_path_buf();
+    let is_archive = path.join(DIRECTORY).is_dir();
+    Err(if is_archive { CasError::NoMarker { path } } else { CasError::NotAnArchive { path } })
+}
+
+/// Whether a directory that has no root slots has anything else of a store which was there once.
+fn has_remains(blobs: &FileBlobStore) -> Result<bool, CasError> {
+    let directory = blobs.path().join(DIRECTORY);
+    if directory.join(UNFINISHED).exists() {
+        return Ok(false); // there was never more than the beginning of one
+    }
+    Ok(directory.exists() || has_blobs(blobs)?)
+}
+
+/// Opens the blobs; a directory that is missing or empty becomes a store of them.
+fn open_blobs(path: &Path) -> Result<FileBlobStore, CasError> {
+    match FileBlobStore::open(path) {
+        Err(BlobError::NotAStore { .. }) if path.join(DIRECTORY).is_dir() => {
+            Err(CasError::NoMarker { path: path.into() })
+        }
+        opened => Ok(opened?),
+    }
+}
+
 fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CasError + use<> {
     let path = path.to_path_buf();
     move |source| CasError::Io { op, path, source }
@@ -71,7 +120,7 @@ fn journal_path(path: &Path, options: &StoreOptions) -> PathBuf {
 
 /// Makes a store.
 pub(in super::super) fn create(path: &Path, options: &StoreOptions) -> Result<(), CasError> {
-    let blobs = FileBlobStore::open(path)?;
+    let blobs = open_blobs(path)?;
     if exists(path)? {
         return Err(CasError::Exists { path: path.into() });
     }
@@ -83,7 +132,7 @@ pub(in super::super) fn create(path: &Path, options: &StoreOptions) -> Result<()
 fn make(path: &Path, options: &StoreOptions, blobs: &FileBlobStore) -> Result<(), CasError> {
     let directory = path.join(DIRECTORY);
     let unfinished = directory.join(UNFINISHED);
-    if directory.exists() && !unfinished.exists() || !directory.exists() && has_blobs(blobs)? {
+    if has_remains(blobs)? {
         return Err(CasError::NoRoots { path: path.into() });
     }
     let made = DirBuilder::new().mode(0o700).recursive(true).create(&directory);
@@ -160,7 +209,7 @@ pub(in super::super) fn open_files(
     path: &Path,
     options: &StoreOptions,
 ) -> Result<(StoreFiles, StoreMedia), CasError> {
-    let blobs = Arc::new(FileBlobStore::open(path)?);
+    let blobs = Arc::new(open_blobs(path)?);
     if !exists(path)? {
         make(path, options, &blobs)?;
     }
@@ -250,12 +299,12 @@ pub(in super::super) fn examine_files(
     path: &Path,
     journal: Option<&Path>,
 ) -> Result<ExaminedFiles, CasError> {
-    let blobs = match FileBlobStore::open_read_only(path) {
-        Err(BlobError::NotAStore { .. }) => {
-            return Err(CasError::NotAnArchive { path: path.into() });
-        }
-        opened => opened?,
-    };
+    match expect(path) {
+        // There is something to be looked at.
+        Ok(()) | Err(CasError::NoRoots { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    let blobs = FileBlobStore::open_read_only(path)?;
     let directory = path.join(DIRECTORY);
     let roots_path = directory.join(ROOTS_FILE);
     let roots = match File::open(&roots_path) {
@@ -263,10 +312,6 @@ pub(in super::super) fn examine_files(
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(failed("open", &roots_path)(error)),
     };
-    // There was never more than the beginning of one.
-    if roots.is_none() && (directory.join(UNFINISHED).exists() || !has_blobs(&blobs)?) {
-        return Err(CasError::NotAnArchive { path: path.into() });
-    }
     let place = journal.map_or_else(|| directory.join(JOURNAL), Path::to_path_buf);
     let journal = JournalFile::examine(&place).map(ExaminedJournal);
     let index = Some(directory.join(INDEX)).filter(|index| index.is_dir());
@@ -286,10 +331,7 @@ pub(in super::super) struct MendedFiles {
 /// Opens the files of a store to mend it. Nothing is made yet.
 pub(in super::super) fn mend_files(path: &Path) -> Result<MendedFiles, CasError> {
     // Opening would make one.
-    let marker = path.join(MARKER);
-    if !marker.try_exists().map_err(failed("look for", &marker))? {
-        return Err(CasError::NotAnArchive { path: path.into() });
-    }
+    expect_marker(path)?;
     let blobs = FileBlobStore::open(path)?;
     let directory = path.join(DIRECTORY);
     let roots_path = directory.join(ROOTS_FILE);
