@@ -297,12 +297,7 @@ impl Fields {
             "volume create" => {
                 StoreRequest::VolumeCreate { volume: self.name("volume")?, size: self.size()? }
             }
-            "volume resize" => StoreRequest::VolumeResize {
-                volume: self.name("volume")?,
-                size: self.size()?,
-                shrink: self.flag("shrink")?,
-                force: self.flag("force")?,
-            },
+            "volume resize" => self.resize()?,
             "volume delete" => StoreRequest::VolumeDelete {
                 volume: self.name("volume")?,
                 with_snapshots: self.flag("with_snapshots")?,
@@ -328,6 +323,17 @@ impl Fields {
                 return Err(Refusal::malformed(message));
             }
         })
+    }
+
+    fn resize(&mut self) -> Result<StoreRequest, Refusal> {
+        let (volume, size) = (self.name("volume")?, self.size()?);
+        let (shrink, force) = (self.flag("shrink")?, self.flag("force")?);
+        if force && !shrink {
+            return Err(Refusal::malformed(
+                "`force` is for `shrink`, which is not asked for: nobody minds that a volume grows",
+            ));
+        }
+        Ok(StoreRequest::VolumeResize { volume, size, shrink, force })
     }
 
     /// Makes sure that nothing is left: a misspelt field would be ignored in silence.
@@ -531,6 +537,10 @@ mod tests {
             (
                 "{\"request\": \"volume delete\", \"volume\": \"x\", \"with_snapshots\": 1}",
                 "`with_snapshots` must be true or false",
+            ),
+            (
+                "{\"request\": \"volume resize\", \"volume\": \"x\", \"size\": 512, \"force\": true}",
+                "`force` is for `shrink`, which is not asked for",
             ),
             (
                 "{\"request\": \"snapshot unexport\", \"target\": \"e1.*\"}",
