@@ -2,7 +2,7 @@
 #![cfg(all(feature = "cli", feature = "cas"))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-#[path = "cas/octets.rs"]
+#[path = "common/octets.rs"]
 #[allow(dead_code, reason = "another test uses the rest of it")]
 mod octets;
 

@@ -10,6 +10,7 @@ mod fixture;
 mod heal;
 mod index_heals;
 mod no_space;
+#[path = "../common/octets.rs"]
 mod octets;
 mod older;
 mod read_ahead;

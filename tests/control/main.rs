@@ -7,7 +7,7 @@
 mod archives;
 #[path = "../common/mod.rs"]
 mod common;
-#[path = "../cas/octets.rs"]
+#[path = "../common/octets.rs"]
 #[allow(dead_code, reason = "another test uses the rest of it")]
 mod octets;
 mod offline;
