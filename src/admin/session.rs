@@ -300,8 +300,7 @@ mod archives {
 
     /// What there is to say of a target whose configured size is not that of its volume any more.
     fn to_change(address: Address, volume: &str, configured: Sectors, size: Sectors) -> Value {
-        let bytes = [configured, size].map(|sectors| sectors.bytes().unwrap_or(u64::MAX));
-        let [old, new] = bytes.map(Size);
+        let [old, new] = [configured, size].map(Size::from);
         let else_what = if size > configured {
             "the server will not start with it again"
         } else {
@@ -313,7 +312,7 @@ mod archives {
         );
         json!({
             "target": format!("{address}"),
-            "size": bytes[0],
+            "size": old.0,
             "change_to": format!("{new}"),
             "note": note,
         })

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::units::SECTOR_SIZE;
+use crate::units::{SECTOR_SIZE, Sectors};
 
 /// The units, as they are shown.
 const UNITS: [(&str, u64); 11] = [
@@ -100,6 +100,13 @@ fn bytes_of(unit: &str) -> Result<u64, BadSize> {
 /// [`parse_size`] reads what this writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size(pub u64);
+
+impl From<Sectors> for Size {
+    /// As many bytes as can be counted: no disk has more.
+    fn from(sectors: Sectors) -> Self {
+        Self(sectors.bytes().unwrap_or(u64::MAX))
+    }
+}
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

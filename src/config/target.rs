@@ -10,7 +10,7 @@ use super::read::{
     Meanings, Section, boolean, bytes, choice, number, path, sectors, string, wrong_type,
 };
 use super::text::{Report, closest};
-use super::{StorageConfig, TargetConfig, Window};
+use super::{Size, StorageConfig, TargetConfig, Window};
 use crate::engine::{Durability, MacList};
 use crate::protocol::ata::{AtaText, LBA48_SECTORS};
 use crate::protocol::{Address, MacAddr};
@@ -254,7 +254,7 @@ fn window(report: &mut Report<'_>, section: Section<'_>, size: Option<Sectors>) 
     let Some(size) = size else { return Some(window) };
     // Both are at most 2^48 sectors: no overflow, not even in bytes.
     let end = Sectors(window.offset.0 + window.length.unwrap_or_default().0);
-    let bytes = |sectors: Sectors| sectors.bytes().unwrap_or(u64::MAX);
+    let bytes = |sectors| Size::from(sectors).0;
     let (key, problem) = if window.offset >= size {
         let problem = Problem::OffsetPastEnd { offset: bytes(window.offset), size: bytes(size) };
         ("offset", problem)

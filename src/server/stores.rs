@@ -60,13 +60,13 @@ pub enum ArchiveError {
 
 /// A size as the configuration has it, and in bytes.
 fn size_in_file(size: Sectors) -> String {
-    let bytes = size.bytes().unwrap_or(u64::MAX);
-    format!("\"{}\" ({bytes} bytes)", Size(bytes))
+    let size = Size::from(size);
+    format!("\"{size}\" ({} bytes)", size.0)
 }
 
 /// A size as an argument of a command.
 fn size_in_command(size: Sectors) -> String {
-    format!("{}", Size(size.bytes().unwrap_or(u64::MAX))).replace(' ', "")
+    format!("{}", Size::from(size)).replace(' ', "")
 }
 
 impl From<CasError> for ArchiveError {
