@@ -60,18 +60,8 @@ impl ArchiveArgs {
         text: impl FnOnce(&Value) -> String,
     ) -> anyhow::Result<ExitCode> {
         let answer = self.ask(request, &mut |_| ())?;
-        self.print(out, answer, text)
-    }
-
-    /// The same, for what may give a volume another size than the server's configuration says: that
-    /// would come out at the next start only.
-    pub(super) fn resize(
-        &self,
-        out: &mut impl Write,
-        request: StoreRequest,
-        text: impl FnOnce(&Value) -> String,
-    ) -> anyhow::Result<ExitCode> {
-        let answer = self.ask(request, &mut |_| ())?;
+        // A volume may have another size now than the server's configuration says: that would come out at
+        // the next start only.
         let note = answer.as_ref().and_then(|answer| answer.get("configured")?.get("note"));
         if let Some(note) = note.and_then(Value::as_str) {
             complain(&anyhow::Error::msg(note.to_owned()));

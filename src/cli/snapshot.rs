@@ -138,7 +138,7 @@ impl SnapshotCmd {
             }
             Verb::Restore { of: OfSnapshot { archive, snapshot }, force } => {
                 let request = StoreRequest::SnapshotRestore { of: snapshot.clone(), force: *force };
-                archive.resize(out, request, |restored| {
+                archive.act(out, request, |restored| {
                     let before = restored.get("before").map(name).unwrap_or_default();
                     let volume = field(restored, "volume");
                     format!("{volume} is what {} is; what it was is {before}", name(restored))

@@ -100,7 +100,7 @@ impl VolumeCmd {
                 let (volume, size_now) = (volume.clone(), *sectors);
                 let (shrink, force) = (*shrink, *force);
                 let request = StoreRequest::VolumeResize { volume, size: size_now, shrink, force };
-                archive.resize(out, request, |resized| {
+                archive.act(out, request, |resized| {
                     format!("volume {} has {}", field(resized, "volume"), size(resized))
                 })
             }
