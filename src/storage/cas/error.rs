@@ -171,16 +171,6 @@ pub enum CasError {
         /// Why not.
         why: String,
     },
-    /// A pack's list of what is in it cannot be read.
-    #[error("pack {pack} of archive {path} cannot be used: {why}; aoe-server store fsck {path}")]
-    Pack {
-        /// The directory.
-        path: PathBuf,
-        /// The pack.
-        pack: BlobId,
-        /// Why not.
-        why: String,
-    },
     /// A later program wrote it.
     #[error(
         "archive {path} has features (bits {bits:#x}) that this program does not know; use the one \
