@@ -7,16 +7,16 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use aoe_server::storage::Fault;
 use aoe_server::storage::cas::{
     CasError, CasStore, CasVolume, FsckOptions, FsckReport, JournalRelation, Recovered,
     RepairRootsOptions, SnapshotOptions, StoreOptions, VolumeOptions,
 };
 use aoe_server::storage::journal::Geometry;
-use aoe_server::storage::{BlockStorage as _, Fault};
 use aoe_server::units::Sectors;
 use tempfile::TempDir;
 
-use crate::disk::{read, stamp, while_driven, write};
+use crate::disk::{commit_and_close, read, stamp, while_driven, write};
 use crate::octets::{
     FOOTER, FRAME_HEADER, Frame, NODE, PACK_LIST, Pack, copy, flip, newest_root, packs, roots_of,
     u64_at,
@@ -62,10 +62,7 @@ fn sound() -> &'static Path {
         fill(&mut disk, 0..SECTORS, false);
         while_driven(&mut disk, || store.create_snapshot("e1.0", "one")).unwrap();
         fill(&mut disk, AGAIN, true);
-        while_driven(&mut disk, || store.commit()).unwrap();
-        disk.finish().unwrap();
-        drop(disk);
-        store.close().unwrap();
+        commit_and_close(&store, disk);
         directory
     };
     SOUND.get_or_init(made).path()
@@ -263,10 +260,7 @@ fn write_and_close(store: &Damaged, sectors: &[u64]) {
     for lba in sectors {
         write(&mut disk, *lba, &stamp(*lba, 7)).unwrap();
     }
-    while_driven(&mut disk, || open.commit()).unwrap();
-    disk.finish().unwrap();
-    drop(disk);
-    open.close().unwrap();
+    commit_and_close(&open, disk);
 }
 
 #[test]

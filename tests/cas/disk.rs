@@ -1,5 +1,6 @@
 //! Driving a volume as the poll loop does, but waiting.
 
+use aoe_server::storage::cas::{CasStore, CasVolume};
 use aoe_server::storage::{Accepted, BlockStorage, Fault, Ready, Ticket};
 use aoe_server::units::{Lba, Sectors};
 use std::time::Duration;
@@ -92,4 +93,12 @@ pub(crate) fn while_driven<T: Send>(
         }
         work.join().unwrap()
     })
+}
+
+/// Has everything committed, and closes the store in order.
+pub(crate) fn commit_and_close(store: &CasStore, mut disk: CasVolume) {
+    while_driven(&mut disk, || store.commit()).unwrap();
+    disk.finish().unwrap();
+    drop(disk);
+    store.close().unwrap();
 }

@@ -21,7 +21,7 @@ fn fixture(version: u32) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/stores/version-{version}"))
 }
 
-fn options() -> StoreOptions {
+pub(crate) fn options() -> StoreOptions {
     StoreOptions {
         block_bytes: Some(4096),
         journal_bytes: Geometry::LEAST_BYTES,

@@ -7,22 +7,12 @@ use aoe_server::storage::BlockStorage as _;
 use aoe_server::storage::cas::{
     CasError, CasStore, FsckOptions, RepairRootsOptions, Shrink, StoreOptions, VolumeOptions,
 };
-use aoe_server::storage::journal::Geometry;
 use aoe_server::units::Sectors;
 use tempfile::TempDir;
 
 use crate::disk::{read, stamp, while_driven, write};
+use crate::fixture::options;
 use crate::octets::{copy, flip, newest_root, roots_of};
-
-fn options() -> StoreOptions {
-    StoreOptions {
-        block_bytes: Some(4096),
-        journal_bytes: Geometry::LEAST_BYTES,
-        overlay_bytes: 4 << 20,
-        cache_bytes: 4 << 20,
-        ..StoreOptions::default()
-    }
-}
 
 fn accepting() -> StoreOptions {
     StoreOptions { accept_loss: true, ..options() }
