@@ -10,7 +10,6 @@ use std::fs::{self, File};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use aoe_server::storage::Fault;
 use aoe_server::storage::cas::{
@@ -181,13 +180,14 @@ fn open(path: &Path, options: &StoreOptions, text: &mut String) -> bool {
         }
     };
     writeln!(text, "opens, with {} writes of the journal", recovered.writes).unwrap();
-    // Whoever comes upon a damaged index has it mended.
+    // Whoever comes upon a damaged index has it mended, which a commit waits for.
     let all = |disk: Disk<'_>| {
         attach(&store, disk)
             .map_or(true, |mut volume| read_all(disk, &mut volume).errors.is_empty())
     };
     if DISKS.map(all).contains(&false) {
-        std::thread::park_timeout(Duration::from_millis(50));
+        // What is damaged otherwise may make it fail.
+        let _ = store.commit();
     }
     for disk in DISKS {
         match attach(&store, disk) {
