@@ -441,6 +441,9 @@ fn bit_flip_in_a_list_of_packs() {
     let report = store.fsck();
     assert_eq!(report.findings[0].code(), "manifest");
     assert!(report.findings[0].to_string().contains("its list in pack"));
+    // Packs that only the damaged state has belong to something.
+    assert!(report.counts.unlisted.0 > 0);
+    assert!(report.findings.iter().all(|finding| finding.code() != "unlisted"));
 }
 
 #[test]

@@ -145,22 +145,13 @@ fn examine(store: &Path, text: &mut String) {
     let commit = report.commit.map_or("no commit".into(), |commit| format!("commit {commit}"));
     let journal = report.counts.journal.0;
     writeln!(text, "fsck: {verdict}; {commit}, {journal} writes in the journal").unwrap();
-    let mut unlisted = 0;
     for finding in &report.findings {
-        // They follow each other, and are all alike.
-        unlisted += u64::from(finding.code() == "unlisted");
-        if unlisted > 1 && finding.code() == "unlisted" {
-            continue;
-        }
         let severity = match finding.severity() {
             Severity::Note => "note",
             Severity::Flaw => "flaw",
             Severity::Loss => "loss",
         };
         writeln!(text, "    {severity}, {}: {finding}", finding.code()).unwrap();
-    }
-    if unlisted > 1 {
-        writeln!(text, "    and so are {} other blobs", unlisted - 1).unwrap();
     }
     for LostRange { volume, snapshot, lba, sectors, kind, pack } in &report.lost {
         let disk = Disk { volume, snapshot: snapshot.as_deref() };

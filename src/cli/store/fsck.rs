@@ -103,11 +103,13 @@ fn text_of(report: &FsckReport, out: &mut impl Write) -> std::io::Result<()> {
     if report.commit.is_none() {
         let (blobs, size) = (counts.unlisted.0, octets(counts.unlisted.1.into()));
         writeln!(out, "there are {blobs} blobs of {size}, of which nothing tells what is in them")?;
-        return writeln!(
-            out,
-            "{path}: DAMAGED; nothing of it can be read until its root slots are mended: aoe-server store \
-             repair --roots {path}"
-        );
+        let is_without = report.findings.contains(&Finding::NoRoot);
+        let until = if is_without {
+            format!("its root slots are mended: aoe-server store repair --roots {path}")
+        } else {
+            "what is named above is put back".into()
+        };
+        return writeln!(out, "{path}: DAMAGED; nothing of it can be read until {until}");
     }
     if report.is_damaged() {
         let lost: u64 = report.lost.iter().map(|lost| lost.sectors.0).sum();

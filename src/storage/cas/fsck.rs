@@ -91,8 +91,6 @@ pub(super) fn examine(
     };
     let Some(found) = check.state(blobs, &slots)? else {
         check.unlisted(blobs, &PackTable::default())?;
-        // They are all there is: nothing tells which of them are of no use.
-        check.report.findings.retain(|finding| !matches!(finding, Finding::Unlisted { .. }));
         return Ok(check.report);
     };
     check.journal(journal, &found.slot)?;
@@ -292,15 +290,19 @@ impl<'p> Check<'p> {
         Some(index)
     }
 
-    /// Blobs that no list names.
+    /// Blobs that no list names. They are told one by one only if it is sure that a crash has left them.
     fn unlisted(&mut self, blobs: &dyn BlobStore, packs: &PackTable) -> Result<(), CasError> {
         let listed: std::collections::HashSet<_> = packs.iter().map(|pack| pack.id).collect();
         let report = &mut self.report;
+        // A state that cannot be read may need them.
+        let is_sure = !report.findings.iter().any(Finding::hides_a_state);
         blobs.list(&BlobPrefix::ALL, &mut |info| {
             if !listed.contains(&info.id) {
                 report.counts.unlisted.0 += 1;
                 report.counts.unlisted.1 += info.len;
-                report.findings.push(Finding::Unlisted { blob: info.id, bytes: info.len });
+                if is_sure {
+                    report.findings.push(Finding::Unlisted { blob: info.id, bytes: info.len });
+                }
             }
             ControlFlow::Continue(())
         })?;

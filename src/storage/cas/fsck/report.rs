@@ -155,10 +155,7 @@ pub enum Finding {
         why: String,
     },
     /// The index is damaged.
-    #[error(
-        "{why}: it is made anew when that shows while the archive is open, or by aoe-server store repair \
-         --index"
-    )]
+    #[error("{why}: aoe-server store repair --index makes it anew")]
     IndexDamaged {
         /// What of it.
         why: String,
@@ -222,7 +219,7 @@ pub enum Finding {
         /// The entry's number.
         sequence: u64,
     },
-    /// A blob that no list names.
+    /// A blob that no list names, while both root slots and all lists could be read.
     #[error(
         "blob {blob}, of {bytes} octets, belongs to no commit: a crash has left it, and it does no harm"
     )]
@@ -260,6 +257,18 @@ impl Finding {
             | Self::JournalDamaged { .. }
             | Self::JournalEntry { .. } => Severity::Loss,
         }
+    }
+
+    /// Whether there may be, or have been, a state that nothing is known of.
+    pub(super) fn hides_a_state(&self) -> bool {
+        matches!(
+            self,
+            Self::RootSlot { .. }
+                | Self::RootSlotEmpty { .. }
+                | Self::RootLost { .. }
+                | Self::Manifest { .. }
+                | Self::NoRoot
+        )
     }
 
     /// What kind of finding it is, as a word that never changes.
@@ -332,7 +341,8 @@ pub struct FsckCounts {
     pub packs: u64,
     /// Their octets, as they are.
     pub pack_bytes: u64,
-    /// Blobs that no list names, and their octets; all, if no state can be read.
+    /// Blobs that no list names, and their octets; all, if no state can be read. They are counted even where
+    /// [`Finding::Unlisted`] does not tell them: as long as root slots are damaged, none is known to be of no use.
     pub unlisted: (u64, u64),
     /// Frames in those packs.
     pub frames: u64,
