@@ -191,6 +191,88 @@ fn an_export_replaces_a_whole_image_reads_no_zeros_and_says_no_as_others_do() {
 }
 
 #[test]
+fn an_export_goes_into_a_file_or_a_block_device_and_nothing_else() {
+    let home = Home::new();
+    let image = imported(&home);
+    let refuses = |path: &std::path::Path, told: &str| {
+        for more in ["", " --overwrite"] {
+            let export = format!("image export disk {}{more}", path.display());
+            let (_, stderr) = ended(&alone(&home, &export), 2);
+            assert!(stderr.contains(told), "{stderr}");
+        }
+    };
+    let directory = home.path("directory");
+    fs::create_dir(&directory).unwrap();
+    refuses(&directory, "neither a file nor a block device");
+    refuses("/dev/null".as_ref(), "neither a file nor a block device");
+    let fifo = home.path("fifo");
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).unwrap();
+    refuses(&fifo, "neither a file nor a block device");
+    let link = home.path("link");
+    std::os::unix::fs::symlink(home.path("nowhere"), &link).unwrap();
+    refuses(&link, "leads nowhere");
+    // What is there is told before anything is looked for in the archive.
+    let copy = home.path("copy");
+    fs::write(&copy, "precious").unwrap();
+    let (_, stderr) = ended(&alone(&home, &format!("image export gone {}", copy.display())), 2);
+    assert!(stderr.contains("is there already; --overwrite"), "{stderr}");
+    assert_eq!(fs::read_to_string(&copy).unwrap(), "precious");
+    // Something else has the name that the image would have for a while.
+    let (new, unfinished) = (home.path("new"), home.path("new.unfinished"));
+    std::os::unix::fs::symlink(&copy, &unfinished).unwrap();
+    ended(&alone(&home, &format!("image export disk {}", new.display())), 2);
+    assert_eq!(fs::read_to_string(&copy).unwrap(), "precious");
+    // What was killed has left it: longer perhaps, and of other octets.
+    fs::remove_file(&unfinished).unwrap();
+    fs::write(&unfinished, vec![9; image.len() + 5000]).unwrap();
+    ended(&alone(&home, &format!("image export disk {}", new.display())), 0);
+    assert!(fs::read(&new).unwrap() == image);
+    assert!(!unfinished.exists());
+}
+
+/// An image that was not there before had its name from the first octet on.
+#[test]
+fn an_export_that_is_killed_or_interrupted_leaves_nothing_that_has_the_name_of_the_image() {
+    let home = Home::new();
+    imported(&home);
+    let large = home.path("large");
+    let piece: Vec<u8> = (0..1_u32 << 18).flat_map(u32::to_le_bytes).collect();
+    fs::write(&large, piece.repeat(96)).unwrap();
+    ended(&alone(&home, &format!("image import {} large", large.display())), 0);
+    let (copy, unfinished) = (home.path("copy"), home.path("copy.unfinished"));
+    let signalled = |signal: Signal| {
+        // It may have come to its end by the time.
+        for _ in 0..50 {
+            // By its coming the time is told at which Ctrl-C is looked for.
+            let _ = fs::remove_file(&unfinished);
+            let words = ["image", "export", "large", copy.to_str().unwrap(), "--store"];
+            let mut command = program(words);
+            let child = command.arg(home.path("archive")).stderr(std::process::Stdio::piped());
+            let mut child = child.spawn().unwrap();
+            let begun = || unfinished.exists() || copy.exists();
+            assert!(within(PATIENCE, || begun() || child.try_wait().unwrap().is_some()));
+            let _ = kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal);
+            let output = child.wait_with_output().unwrap();
+            if !output.status.success() {
+                assert!(!copy.exists(), "{signal}");
+                return output;
+            }
+            assert!(fs::read(&copy).unwrap() == fs::read(&large).unwrap());
+            fs::remove_file(&copy).unwrap();
+        }
+        panic!("every export was too fast");
+    };
+    signalled(Signal::SIGKILL);
+    assert!(unfinished.exists());
+    let (_, stderr) = ended(&signalled(Signal::SIGINT), 2);
+    assert!(stderr.contains("was not written: interrupted"), "{stderr}");
+    assert!(!unfinished.exists());
+    ended(&alone(&home, &format!("image export large {}", copy.display())), 0);
+    assert!(fs::read(&copy).unwrap() == fs::read(&large).unwrap());
+}
+
+#[test]
 fn an_import_replaces_nothing_unasked_and_leaves_nothing_half_done() {
     let home = Home::new();
     imported(&home);

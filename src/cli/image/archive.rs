@@ -2,8 +2,10 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde_json::{Value, json};
@@ -68,11 +70,20 @@ pub(super) fn answered<T>(answer: Result<T, CasError>) -> anyhow::Result<Option<
 pub(super) struct Driven {
     pub(super) disk: CasVolume,
     pub(super) waker: Waker,
+    /// Somebody has had enough.
+    pub(super) stop: Arc<AtomicBool>,
 }
 
 impl Driven {
+    /// Whether to go on.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        ensure!(!self.stop.load(Ordering::Relaxed), "interrupted");
+        Ok(())
+    }
+
     /// Waits until there is news, a second at most.
     fn wait(&mut self) -> anyhow::Result<()> {
+        self.check()?;
         self.waker.fall_asleep();
         if !self.disk.progress() {
             let descriptor = self.waker.descriptor();

@@ -1,20 +1,23 @@
 //! `image export`: from a volume of an archive into a raw file.
 //!
 //! # Invariants
-//! * What has the name of the image is the old one or the whole new one, unless it is a device.
+//! * What has the name of the image is the old one or the whole new one, unless it is a device: until it is
+//!   whole and durable, its name is another one.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{FileExt as _, FileTypeExt as _};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
 use indicatif::ProgressBar;
-use rustix::fs::SeekFrom;
+use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, SeekFrom, flock, renameat_with};
+use rustix::io::Errno;
 
 use super::super::client_output::progress;
 use super::super::snapshot::{Source, parse_source};
+use super::super::target_args::interrupted;
 use super::super::{NO, complain};
 use super::archive::{CHUNK, Copied, Driven, StoreArgs, answered, failed, sector};
 use crate::storage::cas::{
@@ -26,15 +29,17 @@ use crate::wake::Waker;
 
 /// Write a volume, or a snapshot of one, into a raw image
 ///
-/// The image must not exist, unless --overwrite says that it may go, which it does when the new one is whole. What
-/// is zeros becomes holes. No server may have the archive open; one that has can export the snapshot, and
-/// `aoe-server read` fetches that. Exits with 1 when the answer is no, or something was damaged.
+/// The image must not exist, unless --overwrite says that it may go, which it does when the new one is whole: until
+/// then that is called IMAGE.unfinished. It is taken away again when something fails, and by Ctrl-C; one that is
+/// left is written over the next time. What is zeros becomes holes. No server may have the archive open; one that
+/// has can export the snapshot, and `aoe-server read` fetches that. Exits with 1 when the answer is no, or
+/// something was damaged.
 #[derive(Debug, clap::Args)]
 pub(super) struct ExportCmd {
     /// The volume, or a snapshot of it, for example e1.0 or e1.0@monday
     #[arg(value_name = "VOLUME[@SNAPSHOT]", value_parser = parse_source)]
     source: Source,
-    /// The image, or a block device
+    /// The image: a file, or with --overwrite a block device, which is written in place
     image: PathBuf,
     /// Replace an image that is there, or write to a device
     #[arg(long)]
@@ -48,6 +53,7 @@ pub(super) struct ExportCmd {
 
 impl ExportCmd {
     pub(super) fn run(&self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+        let place = Place::of(&self.image, self.overwrite)?;
         let instead = "stop the server that has it, or have it serve the snapshot and read that: \
                        aoe-server snapshot export, aoe-server read";
         let Some(store) = self.store.open(instead)? else { return Ok(ExitCode::from(NO)) };
@@ -60,10 +66,12 @@ impl ExportCmd {
             return Ok(ExitCode::from(NO));
         };
         let len = disk.info().size.bytes().context("a size that a file can have")?;
-        let image = Image::create(&self.image, self.overwrite, len)?;
+        // From here on there is something to be taken away again.
+        let stop = interrupted()?;
+        let image = Image::create(place, self.overwrite, len)?;
         let total = mapped.iter().filter_map(|range| range.sectors.bytes()).sum();
         let mut export = Export {
-            driven: Driven { disk, waker },
+            driven: Driven { disk, waker, stop },
             image: &image,
             skip_damaged: self.skip_damaged,
             copied: Copied::default(),
@@ -72,9 +80,9 @@ impl ExportCmd {
         let exported = export.run(&mapped, len);
         let Export { driven, copied, bar, .. } = export;
         drop(driven);
-        store.close()?;
+        let closed = store.close();
         bar.finish_and_clear();
-        match exported {
+        match exported.and_then(|()| Ok(closed?)) {
             Ok(()) => image.finish()?,
             Err(error) => return Err(image.abandon(error)),
         }
@@ -102,54 +110,79 @@ impl ExportCmd {
     }
 }
 
+/// Where an image is to be.
+struct Place {
+    path: PathBuf,
+    /// What is there now.
+    old: Option<Metadata>,
+}
+
+impl Place {
+    /// Looks at `path`, and refuses what no image can be written to, or is not to be.
+    fn of(path: &Path, overwrite: bool) -> anyhow::Result<Self> {
+        let shown = path.display();
+        let old = match fs::metadata(path) {
+            Ok(old) => old,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let is_link = fs::symlink_metadata(path).is_ok();
+                ensure!(!is_link, "{shown} is a link that leads nowhere; take it away first");
+                return Ok(Self { path: path.into(), old: None });
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot look at {shown}")),
+        };
+        ensure!(
+            old.is_file() || old.file_type().is_block_device(),
+            "{shown} is neither a file nor a block device; an image goes into one of those"
+        );
+        ensure!(overwrite, "{shown} is there already; --overwrite replaces what it holds");
+        // What a link leads to is replaced, not the link.
+        let path = fs::canonicalize(path).with_context(|| format!("cannot find {shown}"))?;
+        Ok(Self { path, old: Some(old) })
+    }
+
+    fn is_device(&self) -> bool {
+        self.old.as_ref().is_some_and(|old| old.file_type().is_block_device())
+    }
+}
+
 /// The image that is being written.
 struct Image {
     file: File,
-    /// What its name is now, and what it is to be.
-    written: PathBuf,
-    wanted: PathBuf,
-    is_device: bool,
+    place: Place,
+    /// What its name is until it is whole; `None` for a device.
+    unfinished: Option<PathBuf>,
+    overwrite: bool,
 }
 
 impl Image {
-    fn create(path: &Path, overwrite: bool, len: u64) -> anyhow::Result<Self> {
-        let shown = path.display();
-        let old = fs::metadata(path).ok().filter(|_| overwrite);
-        if old.as_ref().is_some_and(|old| old.file_type().is_block_device()) {
-            let file = OpenOptions::new().write(true).open(path);
+    fn create(place: Place, overwrite: bool, len: u64) -> anyhow::Result<Self> {
+        let shown = place.path.display();
+        if place.is_device() {
+            let file = OpenOptions::new().write(true).open(&place.path);
             let file = file.with_context(|| format!("cannot open {shown}"))?;
             let room = rustix::fs::seek(&file, SeekFrom::End(0)).context("cannot measure it")?;
             ensure!(room >= len, "{shown} has {room} bytes, and the volume {len}");
-            let (written, wanted) = (path.into(), path.into());
-            return Ok(Self { file, written, wanted, is_device: true });
+            return Ok(Self { file, place, unfinished: None, overwrite });
         }
-        let (written, wanted) = match &old {
-            // What a link leads to is replaced, not the link.
-            Some(_) => {
-                let wanted =
-                    fs::canonicalize(path).with_context(|| format!("cannot find {shown}"))?;
-                let mut name = wanted.file_name().unwrap_or_default().to_owned();
-                name.push(".unfinished");
-                (wanted.with_file_name(name), wanted)
-            }
-            None => (path.into(), path.into()),
-        };
-        let mut options = OpenOptions::new();
-        // What has the name of something unfinished was left by one that was killed.
-        let is_left = old.is_some();
-        options.write(true).create(is_left).truncate(is_left).create_new(!is_left);
-        let file = options.open(&written).with_context(|| {
-            let remedy = "--overwrite replaces an image that is there";
-            format!("cannot create {}; {remedy}", written.display())
-        })?;
-        if let Some(old) = old {
-            file.set_permissions(old.permissions()).context("cannot make the image as it was")?;
-        }
-        let image = Self { file, written, wanted, is_device: false };
-        match image.file.set_len(len).context("cannot make the image as long as the volume") {
+        let mut name = place.path.file_name().context("an image needs a name")?.to_owned();
+        name.push(".unfinished");
+        let unfinished = place.path.with_file_name(name);
+        let file = open_unfinished(&unfinished)?;
+        let image = Self { file, place, unfinished: Some(unfinished), overwrite };
+        match image.prepare(len) {
             Ok(()) => Ok(image),
             Err(error) => Err(image.abandon(error)),
         }
+    }
+
+    /// Makes what is there now a hole as long as the volume, for whoever may use the old image.
+    fn prepare(&self, len: u64) -> anyhow::Result<()> {
+        if let Some(old) = &self.place.old {
+            let kept = self.file.set_permissions(old.permissions());
+            kept.context("cannot give the image the permissions of the old one")?;
+        }
+        let cut = self.file.set_len(0).and_then(|()| self.file.set_len(len));
+        cut.context("cannot make the image as long as the volume")
     }
 
     /// Writes what may be zeros; returns how many octets are not left out.
@@ -157,7 +190,7 @@ impl Image {
         let mut written = 0;
         // A page is what a file system can leave out.
         for (n, page) in octets.chunks(4096).enumerate() {
-            if self.is_device || page.iter().any(|octet| *octet != 0) {
+            if self.unfinished.is_none() || page.iter().any(|octet| *octet != 0) {
                 let place = at + n as u64 * 4096;
                 self.file.write_all_at(page, place).context("cannot write the image")?;
                 written += page.len() as u64;
@@ -167,12 +200,13 @@ impl Image {
     }
 
     /// Leaves a gap, of zeros.
-    fn skip(&self, mut at: u64, end: u64) -> anyhow::Result<()> {
-        if !self.is_device {
+    fn skip(&self, mut at: u64, end: u64, driven: &Driven) -> anyhow::Result<()> {
+        if self.unfinished.is_some() {
             return Ok(()); // a new file is all gap
         }
         let zeros = vec![0; CHUNK];
         while at < end {
+            driven.check()?;
             let some = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
             self.file.write_all_at(&zeros[..some], at).context("cannot write to the device")?;
             at += some as u64;
@@ -183,29 +217,67 @@ impl Image {
     /// Makes it durable, and gives it its name.
     fn finish(self) -> anyhow::Result<()> {
         let synced = self.file.sync_all().context("cannot make the image durable");
+        let Some(unfinished) = &self.unfinished else {
+            return synced.map_err(|error| self.abandon(error));
+        };
+        let wanted = &self.place.path;
         let named = synced.and_then(|()| {
-            if self.written != self.wanted {
-                fs::rename(&self.written, &self.wanted).context("cannot replace the old image")?;
-                if let Some(directory) = self.wanted.parent() {
-                    let synced = File::open(directory).and_then(|directory| directory.sync_all());
-                    synced.context("cannot make the image durable")?;
-                }
-            }
-            Ok(())
+            let named = if self.overwrite {
+                fs::rename(unfinished, wanted)
+            } else {
+                rename_new(unfinished, wanted)
+            };
+            named.with_context(|| format!("cannot call the image {}", wanted.display()))
         });
-        named.map_err(|error| self.abandon(error))
+        named.map_err(|error| self.abandon(error))?;
+        let directory = wanted.parent().filter(|above| !above.as_os_str().is_empty());
+        let synced = File::open(directory.unwrap_or(Path::new(".")))
+            .and_then(|directory| directory.sync_all());
+        synced.with_context(|| {
+            format!("{} is whole, but its name may not outlive a power cut", wanted.display())
+        })
     }
 
     /// Takes it away again, since something went wrong; what was there before is there still.
     fn abandon(&self, error: anyhow::Error) -> anyhow::Error {
-        let shown = self.wanted.display();
-        if self.is_device {
+        let shown = self.place.path.display();
+        let Some(unfinished) = &self.unfinished else {
             return error.context(format!("{shown} has a part of the volume only"));
-        }
-        match fs::remove_file(&self.written) {
+        };
+        match fs::remove_file(unfinished) {
             Ok(()) => error.context(format!("{shown} was not written")),
-            Err(_) => error.context(format!("{} is incomplete", self.written.display())),
+            Err(_) => error.context(format!(
+                "{shown} was not written; what there is of it is {}",
+                unfinished.display()
+            )),
         }
+    }
+}
+
+/// Opens the file that is to be the image, for nobody else to write to. One that was killed may have left it.
+fn open_unfinished(path: &Path) -> anyhow::Result<File> {
+    let shown = path.display();
+    let no_link = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).custom_flags(no_link);
+    let file = options.open(path).with_context(|| format!("cannot create {shown}"))?;
+    let busy = || format!("{shown} is being written by another export");
+    flock(&file, FlockOperation::NonBlockingLockExclusive).with_context(busy)?;
+    let found = file.metadata().with_context(|| format!("cannot look at {shown}"))?;
+    ensure!(found.is_file(), "{shown} is in the way, and no file; take it away first");
+    // Another export may just have come to its end, and given it the name of its image.
+    let is_named = fs::symlink_metadata(path)
+        .is_ok_and(|named| (named.dev(), named.ino()) == (found.dev(), found.ino()));
+    ensure!(is_named, busy());
+    Ok(file)
+}
+
+/// Gives a file a name that nothing has.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // A file system that cannot do both at once.
+        Err(Errno::INVAL | Errno::NOSYS) if !to.try_exists()? => fs::rename(from, to),
+        renamed => Ok(renamed?),
     }
 }
 
@@ -226,16 +298,17 @@ impl Export<'_> {
         for range in mapped {
             let start = range.lba.0 * SECTOR_SIZE as u64;
             let end = start + range.sectors.0 * SECTOR_SIZE as u64;
-            self.image.skip(at, start)?;
+            self.image.skip(at, start, &self.driven)?;
             at = start;
             while at < end {
+                self.driven.check()?;
                 let some = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
                 self.copy(sector(at), &mut buffer[..some])?;
                 at += some as u64;
                 self.bar.inc(some as u64);
             }
         }
-        self.image.skip(at, len)?;
+        self.image.skip(at, len, &self.driven)?;
         self.copied.holes = len - self.copied.data;
         Ok(())
     }
@@ -253,7 +326,7 @@ impl Export<'_> {
                 self.copy(Lba(lba.0 + half as u64), other)?;
             }
             Err(Fault::Media) if self.skip_damaged => {
-                self.image.skip(at, at + SECTOR_SIZE as u64)?;
+                self.image.skip(at, at + SECTOR_SIZE as u64, &self.driven)?;
                 self.note_damaged(lba);
             }
             Err(fault @ Fault::Media) => {

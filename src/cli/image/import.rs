@@ -5,7 +5,8 @@ use std::io::Write;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, ensure};
 use indicatif::ProgressBar;
@@ -17,7 +18,7 @@ use super::super::complain;
 use super::super::snapshot::parse_name;
 use super::super::target_args::interrupted;
 use super::archive::{CHUNK, Copied, Driven, StoreArgs, answered, failed, sector};
-use crate::storage::cas::{CasStore, VolumeOptions};
+use crate::storage::cas::{CasError, CasStore, VolumeOptions};
 use crate::storage::{BlockStorage as _, Ticket};
 use crate::units::{Lba, SECTOR_SIZE, Sectors};
 use crate::wake::Waker;
@@ -67,7 +68,7 @@ impl ImportCmd {
             return Ok(ExitCode::from(NO));
         }
         let bar = progress("importing", Some(len));
-        let copied = self.fill(&store, &image, &bar, &stop);
+        let copied = self.fill(&store, &image, &bar, stop);
         bar.finish_and_clear();
         match copied {
             Ok(copied) => {
@@ -76,9 +77,11 @@ impl ImportCmd {
                 Ok(ExitCode::SUCCESS)
             }
             Err(error) if is_new => {
-                store.delete_volume(&self.volume, false)?;
-                store.close()?;
-                Err(error.context(format!("volume {} was not made", self.volume)))
+                let error = not_made(error, &self.volume, store.delete_volume(&self.volume, false));
+                if let Err(why) = store.close() {
+                    complain(&why.into());
+                }
+                Err(error)
             }
             Err(error) => {
                 let volume = &self.volume;
@@ -109,30 +112,38 @@ impl ImportCmd {
         store: &CasStore,
         image: &File,
         bar: &ProgressBar,
-        stop: &AtomicBool,
+        stop: Arc<AtomicBool>,
     ) -> anyhow::Result<Copied> {
         let waker = Waker::new().context("cannot make a descriptor")?;
         let options = VolumeOptions { waker: Some(waker.clone()), ..VolumeOptions::default() };
-        let mut driven = Driven { disk: store.attach(&self.volume, options)?, waker };
-        let copied = import(image, &mut driven, bar, stop)?;
+        let mut driven = Driven { disk: store.attach(&self.volume, options)?, waker, stop };
+        let copied = import(image, &mut driven, bar)?;
         driven.disk.finish().map_err(|fault| failed("write", Lba(0), fault))?;
         Ok(copied)
     }
 }
 
-/// Copies the data of an image, and discards what are holes in it, until it is told to `stop`.
-fn import(
-    image: &File,
-    driven: &mut Driven,
-    bar: &ProgressBar,
-    stop: &AtomicBool,
-) -> anyhow::Result<Copied> {
+/// Why a volume was not made, and what has become of the part that was.
+fn not_made(error: anyhow::Error, volume: &str, deleted: Result<(), CasError>) -> anyhow::Error {
+    match deleted {
+        Ok(()) => error.context(format!("volume {volume} was not made")),
+        Err(why) => error.context(format!(
+            "volume {volume} is the image in part, and could not be deleted ({:#}); delete it before it is \
+             imported again: aoe-server volume delete",
+            anyhow::Error::from(why)
+        )),
+    }
+}
+
+/// Copies the data of an image, and discards what are holes in it.
+fn import(image: &File, driven: &mut Driven, bar: &ProgressBar) -> anyhow::Result<Copied> {
     let len = driven.disk.info().size.bytes().context("a size that a file can have")?;
     let mut copied = Copied::default();
     let mut buffer = vec![0; CHUNK];
     let mut last = Ticket::NONE;
     let mut at = 0;
     while at < len {
+        driven.check()?;
         let (data, end) = next_data(image, at, len)?;
         if data > at {
             let (lba, count) = (sector(at), Sectors((data - at) / SECTOR_SIZE as u64));
@@ -142,7 +153,7 @@ fn import(
         }
         at = data;
         while at < end {
-            ensure!(!stop.load(Ordering::Relaxed), "interrupted");
+            driven.check()?;
             let some = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
             let piece = &mut buffer[..some];
             image.read_exact_at(piece, at).context("cannot read the image")?;
@@ -172,4 +183,19 @@ fn next_data(image: &File, at: u64, len: u64) -> anyhow::Result<(u64, u64)> {
     }
     let end = rustix::fs::seek(image, SeekFrom::Hole(start)).unwrap_or(len);
     Ok((start, end.next_multiple_of(sectors).clamp(start + sectors, len)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The failure to delete it was once all that was told.
+    #[test]
+    fn why_a_volume_was_not_made_is_told_whatever_becomes_of_it() {
+        let told =
+            |deleted| format!("{:#}", not_made(anyhow::anyhow!("no light"), "e1.0", deleted));
+        assert_eq!(told(Ok(())), "volume e1.0 was not made: no light");
+        let told = told(Err(CasError::NoSpace { path: "/data".into() }));
+        assert!(told.contains("/data has no space left") && told.ends_with("no light"), "{told}");
+    }
 }
