@@ -25,10 +25,15 @@ fn store() -> TempDir {
     directory
 }
 
-/// Exit code, standard output and standard error.
+/// Runs a command of `store`.
 fn run(arguments: &[&str], store: &Path) -> (i32, String, String) {
+    run_words(&[&["store"], arguments].concat(), store)
+}
+
+/// Runs a command on an archive: exit code, standard output and standard error.
+fn run_words(words: &[&str], store: &Path) -> (i32, String, String) {
     let mut program = Command::new(env!("CARGO_BIN_EXE_aoe-server"));
-    let output = program.arg("store").args(arguments).arg(store).output().unwrap();
+    let output = program.args(words).arg(store).output().unwrap();
     let text = |octets| String::from_utf8(octets).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
@@ -93,6 +98,80 @@ fn a_store_without_its_journal() {
     // Of what makes no sense together nothing is done.
     let (code, _, complaint) = run(&["repair", "--index", "--dry-run"], store.path());
     assert_eq!(code, 2, "{complaint}");
+}
+
+/// What a volume or a snapshot holds, as a raw image; or what is said instead.
+fn exported(source: &str, store: &Path) -> Result<Vec<u8>, String> {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    let (code, _, complaint) =
+        run_words(&["image", "export", source, image.to_str().unwrap(), "--store"], store);
+    if code == 0 { Ok(fs::read(&image).unwrap()) } else { Err(complaint) }
+}
+
+/// It was once said to be no archive, with the advice to make one.
+#[test]
+fn a_store_without_root_slots() {
+    let store = store();
+    // Has the journal marked with the last commit, as all are by now.
+    let (code, _, complaint) = run(&["recover"], store.path());
+    assert_eq!(code, 0, "{complaint}");
+    let disks = ["e1.0", "e1.0@one"];
+    let before = disks.map(|disk| exported(disk, store.path()).unwrap());
+    assert_ne!(before[0], before[1]);
+    fs::remove_file(roots_of(store.path())).unwrap();
+
+    let advice = format!("aoe-server store repair --roots {}", store.path().display());
+    for words in [
+        &["store", "info", "--store"][..],
+        &["store", "commit", "--store"],
+        &["store", "usage"],
+        &["store", "init"],
+        &["store", "recover"],
+        &["store", "recover", "--accept-loss", "--new-journal"],
+        &["store", "repair", "--index"],
+        &["volume", "list", "--store"],
+        &["volume", "create", "e1.1", "1MiB", "--store"],
+        &["snapshot", "create", "e1.0@two", "--store"],
+    ] {
+        let (code, out, complaint) = run_words(words, store.path());
+        assert_eq!((code, out.as_str()), (2, ""), "{words:?}: {complaint}");
+        assert!(complaint.contains(&advice), "{words:?}: {complaint}");
+    }
+    assert!(exported("e1.0", store.path()).unwrap_err().contains(&advice));
+    let (code, out, _) = run(&["fsck"], store.path());
+    assert_eq!(code, 1);
+    assert!(out.contains(&advice) && !out.contains("belongs to no commit"), "{out}");
+    assert!(!roots_of(store.path()).exists());
+
+    let (code, out, complaint) = run(&["repair", "--roots"], store.path());
+    assert_eq!(code, 0, "{complaint}");
+    assert!(out.contains("no acknowledged write is missing") && out.ends_with("mended\n"), "{out}");
+    let (code, out, _) = run(&["fsck"], store.path());
+    assert_eq!(code, 0, "{out}");
+    let after = disks.map(|disk| exported(disk, store.path()).unwrap());
+    assert!(after == before);
+}
+
+/// Without what a root slot names, root slots made anew are of no use.
+#[test]
+fn a_store_without_its_manifests() {
+    let store = store();
+    // Both root slots name something.
+    for _ in 0..2 {
+        let (code, _, complaint) = run(&["recover"], store.path());
+        assert_eq!(code, 0, "{complaint}");
+    }
+    for pack in packs(store.path()).iter().filter(|pack| !pack.has_blocks()) {
+        fs::remove_file(&pack.path).unwrap();
+    }
+    let (code, out, _) = run(&["fsck"], store.path());
+    assert_eq!(code, 1);
+    assert!(
+        out.ends_with("nothing of it can be read until what is named above is put back\n"),
+        "{out}"
+    );
+    assert!(!out.contains("repair --roots"), "{out}");
 }
 
 #[test]
