@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use self::files::{StoreFiles, create, exists, expect, open_files};
+use self::files::{StoreFiles, create, expect, open_files};
 use super::commit::{CommitStatus, Committer};
 use super::error::{CasError, Why};
 use super::frame::BLOCK_MAX;
@@ -171,14 +171,6 @@ impl CasStore {
     pub fn create(path: impl AsRef<Path>, options: &StoreOptions) -> Result<(), CasError> {
         options.check()?;
         create(path.as_ref(), options).map(drop)
-    }
-
-    /// Whether there is a store at `path`, as far as can be seen without opening it.
-    ///
-    /// # Errors
-    /// [`CasError::Io`] when that cannot be seen: its directory may not be looked into.
-    pub fn exists(path: impl AsRef<Path>) -> Result<bool, CasError> {
-        exists(path.as_ref())
     }
 
     /// Makes sure that there is a store at `path`, which [`Self::open`] would make.

@@ -49,7 +49,7 @@ pub(in super::super) struct StoreFiles {
 }
 
 /// Whether there is a store at `path`.
-pub(in super::super) fn exists(path: &Path) -> Result<bool, CasError> {
+fn exists(path: &Path) -> Result<bool, CasError> {
     // What cannot be seen is not missing: whoever took it for that would make another one.
     let roots = path.join(DIRECTORY).join(ROOTS_FILE);
     match roots.try_exists() {
