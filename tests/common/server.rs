@@ -308,6 +308,7 @@ impl ServerProcess {
 
 impl ServerProcess {
     /// Tells what there is to know of it when a test fails that uses it.
+    #[allow(clippy::print_stderr, reason = "whoever reads of a failure needs the server's side")]
     fn tell(&mut self) {
         let ended = self.child.try_wait();
         let log = fs::read(&self.log).unwrap_or_default();
