@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use aoe_server::blob::file::FileBlobStore;
+use aoe_server::blob::{Blob, BlobStore as _, Put};
 use aoe_server::clock::now;
 
 /// Bytes of the file that is written for [`Limit`].
@@ -47,6 +50,89 @@ impl Limit {
             self.file.sync_data().unwrap();
         }
         rate(LIMIT_BYTES, now().since(start))
+    }
+
+    /// How long it takes until each of `count` frames of `frame` bytes is durable that come one each
+    /// `gap`. All that have come make one piece, as long as it fits.
+    fn paced(
+        &self,
+        count: usize,
+        frame: usize,
+        gap: Duration,
+        written: &AtomicUsize,
+    ) -> Vec<Duration> {
+        let skip = self.piece.as_ptr().align_offset(ALIGNMENT);
+        let (longest, begun) = (self.piece.len() - ALIGNMENT, now());
+        let came = |number: usize| begun.after(gap * u32::try_from(number).unwrap());
+        let (mut took, mut at) = (Vec::with_capacity(count), 0);
+        while took.len() < count {
+            let (first, moment) = (took.len(), now());
+            let most = (count - first).min(longest / frame);
+            let frames = (0..most).take_while(|next| came(first + next) <= moment).count();
+            if frames == 0 {
+                std::thread::sleep(came(first).since(moment));
+                continue;
+            }
+            let len = frames * frame;
+            if at + len > LIMIT_BYTES {
+                at = 0;
+            }
+            self.direct.write_all_at(&self.piece[skip..][..len], at as u64).unwrap();
+            self.file.sync_data().unwrap();
+            at += len;
+            let moment = now();
+            took.extend((first..first + frames).map(|number| moment.since(came(number))));
+            written.fetch_add(len, Ordering::Relaxed);
+        }
+        took
+    }
+}
+
+/// What the disk alone does for a journal at a pace while it takes packs, too: [`Limit`], and beside it
+/// the same octets, put into a store of blobs.
+pub(crate) struct LimitBesidePacks {
+    journal: Limit,
+    packs: FileBlobStore,
+}
+
+impl LimitBesidePacks {
+    /// With pieces of at most `len` bytes.
+    pub(crate) fn new(directory: &Path, len: usize) -> Self {
+        let packs = FileBlobStore::open(directory.join("packs")).unwrap();
+        Self { journal: Limit::new(directory, len), packs }
+    }
+
+    /// How long it takes until each frame of `data`, of `frame` bytes, is durable, if one comes each
+    /// `gap`. Each time that `commit` bytes have come, so many are put, in packs of `pack`.
+    pub(crate) fn latencies(
+        &self,
+        data: &[u8],
+        frame: usize,
+        gap: Duration,
+        (commit, pack): (usize, usize),
+    ) -> Vec<Duration> {
+        let blobs: Vec<Blob<'_>> = data.chunks(pack).map(Blob::new).collect();
+        let (written, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let put = || {
+            for (number, blobs) in blobs.chunks(commit / pack).enumerate() {
+                while written.load(Ordering::Relaxed) < (number + 1) * commit {
+                    if over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                blobs
+                    .iter()
+                    .for_each(|blob| assert_eq!(self.packs.put(blob).unwrap(), Put::Written));
+            }
+        };
+        // They stay: where a file system discards what is deleted, the next round would wait for that.
+        std::thread::scope(|scope| {
+            scope.spawn(put);
+            let took = self.journal.paced(data.len() / frame, frame, gap, &written);
+            over.store(true, Ordering::Relaxed);
+            took
+        })
     }
 }
 

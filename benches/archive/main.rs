@@ -25,7 +25,7 @@ use aoe_server::storage::journal::{FileJournal, JournalOptions};
 use aoe_server::units::Sectors;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-use beside::{Limit, Rounds, per_mille, rate, resident_mib};
+use beside::{Limit, LimitBesidePacks, Rounds, per_mille, rate, resident_mib};
 use drive::{DEPTH, Driven, Pace, SECTOR};
 
 /// The size of the volumes: 1 GiB.
@@ -36,6 +36,8 @@ const WRITTEN: usize = 256 << 20;
 const FRAME: usize = 16 * SECTOR;
 /// The longest record that requests in flight make, about; what the limit is measured with.
 const RECORD: usize = DEPTH * FRAME;
+/// What is committed at a time, and in packs of what size.
+const COMMIT: (usize, usize) = (64 << 20, 16 << 20);
 
 /// A store that is gone when this is.
 struct Scratch {
@@ -139,7 +141,7 @@ fn tell_latencies(of: &str, latencies: &mut [Duration]) {
 }
 
 /// At the rate of a gigabit link, which leaves the machine time: what a write waits for the others,
-/// and for commits.
+/// and for commits. In the same rounds, the disk alone with the same writes and packs.
 fn paced_writes(c: &mut Criterion) {
     const RATE: u32 = 118_000_000;
     let mut group = c.benchmark_group("archive/write");
@@ -147,7 +149,9 @@ fn paced_writes(c: &mut Criterion) {
     let mut data = vec![0; WRITTEN];
     let mut scratch = Scratch::new();
     let gap = Duration::from_secs(1) / (RATE / u32::try_from(FRAME).unwrap());
-    let (mut seed, mut all) = (100, Vec::new());
+    let limit = LimitBesidePacks::new(scratch.directory.path(), RECORD);
+    let (mut seed, mut all, mut alone) = (100, Vec::new(), Vec::new());
+    let mut rounds = Rounds::default();
     group.bench_function("sequential/new, at 118 MB/s", |b| {
         b.iter_custom(|count| {
             let mut took = Duration::ZERO;
@@ -156,13 +160,25 @@ fn paced_writes(c: &mut Criterion) {
                 noise(seed, &mut data);
                 let start = now();
                 let place = |number| number as u64 * 16;
-                all.extend(scratch.disk.write(&data, FRAME, Pace::Every(gap), place));
+                let mut round = scratch.disk.write(&data, FRAME, Pace::Every(gap), place);
                 took += now().since(start);
+                // What is left over from the last commits is not to meet the disk alone.
+                scratch.commit();
+                rounds.add("archive", per_mille(&mut round, 990).as_secs_f64() * 1e3);
+                all.extend(round);
+                let mut round = limit.latencies(&data, FRAME, gap, COMMIT);
+                rounds.add(
+                    "disk alone, as its journal and packs",
+                    per_mille(&mut round, 990).as_secs_f64() * 1e3,
+                );
+                alone.extend(round);
             }
             took
         });
     });
     tell_latencies("new, at 118 MB/s", &mut all);
+    tell_latencies("new, at 118 MB/s, disk alone", &mut alone);
+    rounds.tell("p99 until durable of a round", "archive", "ms");
     group.finish();
 }
 
