@@ -423,8 +423,9 @@ fn many_blocks(c: &mut Criterion) {
 
 criterion_group!(
     benches,
-    sequential_writes,
+    // First: what others delete when they are done, a file system may discard for seconds after.
     paced_writes,
+    sequential_writes,
     small_writes,
     reads,
     snapshots,
