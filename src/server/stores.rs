@@ -180,7 +180,8 @@ impl Stores {
         drop(stores);
         let closed = go.into_iter().map(|open| {
             log::info!("closing archive {}", open.config.path.display());
-            open.store.close()
+            // It may be opened again at once, with other settings.
+            open.store.close_and_let_go()
         });
         closed.filter_map(|closed| closed.err().map(ArchiveError::from)).collect()
     }

@@ -93,6 +93,24 @@ fn a_store_can_be_closed_while_nobody_drives_a_volume() {
 }
 
 #[test]
+fn a_store_that_was_closed_can_be_opened_again_at_once_whoever_has_it_still() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = CasStore::open(directory.path(), &options()).unwrap();
+    let asking = store.clone();
+    let asker = std::thread::spawn(move || {
+        while asking.usage().is_ok() {}
+        let refused = asking.usage();
+        // It takes a while to tell somebody so.
+        std::thread::park_timeout(Duration::from_millis(300));
+        refused
+    });
+    store.close_and_let_go().unwrap();
+    CasStore::open(directory.path(), &options()).expect("it is locked by nobody");
+    let refused = asker.join().unwrap();
+    assert!(matches!(refused, Err(CasError::Stopped { .. })), "{refused:?}");
+}
+
+#[test]
 fn a_store_whose_journal_is_full_can_be_closed_while_nobody_drives_a_volume() {
     close_with_a_full_journal(false);
 }

@@ -2,8 +2,6 @@
 //! when there is room again everything goes on.
 
 use std::fs;
-use std::io::Write as _;
-use std::path::Path;
 use std::time::Duration;
 
 use aoe_server::storage::cas::{CasError, CasStore, FsckOptions, StoreOptions, VolumeOptions};
@@ -11,7 +9,7 @@ use aoe_server::storage::{Accepted, BlockStorage as _, Fault, Ticket};
 use aoe_server::units::{Lba, Sectors};
 
 use crate::disk::{offer, read, settle, wait, while_driven};
-use crate::small_disk::SmallDisk;
+use crate::small_disk::{SmallDisk, fill};
 
 const MIB: u64 = 1 << 20;
 
@@ -100,14 +98,6 @@ fn a_full_disk_stops_acknowledgements_and_nothing_else() {
     let mut disk = store.attach("e1.0", VolumeOptions::default()).unwrap();
     for (lba, _) in &tickets {
         assert!(read(&mut disk, *lba, 8).unwrap() == noise(*lba), "sector {lba}");
-    }
-}
-
-/// Takes all the room that is left.
-fn fill(ballast: &Path) {
-    let mut file = fs::File::create(ballast).unwrap();
-    for len in [1 << 20, 4096, 1] {
-        while file.write_all(&vec![0; len]).is_ok() {}
     }
 }
 

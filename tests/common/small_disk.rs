@@ -5,7 +5,8 @@
 #![allow(clippy::print_stderr, reason = "a test that is skipped says so aloud")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
@@ -35,6 +36,14 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         // Or the directory could not be removed. A server may use it still: it goes away with that.
         done(Command::new("umount").arg("--lazy").arg(&self.0));
+    }
+}
+
+/// Takes all the room that is left.
+pub(crate) fn fill(ballast: &Path) {
+    let mut file = fs::File::create(ballast).unwrap();
+    for len in [1 << 20, 4096, 1] {
+        while file.write_all(&vec![0; len]).is_ok() {}
     }
 }
 

@@ -700,6 +700,16 @@ struct FetchEnd {
 /// A fetch, what it is for, where its result goes, and who is to be woken for it.
 type TakenFetch = (Fetch, Arc<str>, Arc<Mutex<Producer<Fetched>>>, Option<Waker>);
 
+/// Serves a fetch, whose pieces of packs are read into `piece`.
+fn serve(reader: &Reader, (fetch, disk, fetched, waker): TakenFetch, piece: &mut Vec<u8>) {
+    let result = reader.load(fetch, &disk, piece);
+    // A front end never has more fetches under way than there is room for.
+    let _ = fetched.lock().unwrap_or_else(PoisonError::into_inner).push(result);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
 /// What the threads that read look into for work.
 #[derive(Debug, Default)]
 pub(super) struct FetchPool {
@@ -722,19 +732,10 @@ impl FetchPool {
     /// Serves one fetch; `false` when there is none.
     #[cfg(test)]
     pub(super) fn step(&self, reader: &Reader) -> bool {
-        self.serve(reader, &mut Vec::new())
-    }
-
-    /// Serves one fetch; `false` when there is none. Pieces of packs are read into `piece`.
-    fn serve(&self, reader: &Reader, piece: &mut Vec<u8>) -> bool {
-        let Some((fetch, disk, fetched, waker)) = self.take() else { return false };
-        let result = reader.load(fetch, &disk, piece);
-        // A front end never has more fetches under way than there is room for.
-        let _ = fetched.lock().unwrap_or_else(PoisonError::into_inner).push(result);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        true
+        let taken = self.take();
+        let any = taken.is_some();
+        taken.into_iter().for_each(|taken| serve(reader, taken, &mut Vec::new()));
+        any
     }
 
     fn take(&self) -> Option<TakenFetch> {
@@ -755,10 +756,14 @@ impl FetchPool {
         let own = self.sleepers.join();
         let mut piece = Vec::new();
         while !self.ended.load(Ordering::Acquire) {
-            if !self.serve(reader, &mut piece) {
-                let look = || self.serve(reader, &mut piece) || self.ended.load(Ordering::Acquire);
-                self.sleepers.sleep(&own, look);
+            let mut taken = self.take();
+            if taken.is_none() {
+                self.sleepers.sleep(&own, || {
+                    taken = self.take();
+                    taken.is_some() || self.ended.load(Ordering::Acquire)
+                });
             }
+            taken.into_iter().for_each(|taken| serve(reader, taken, &mut piece));
         }
     }
 

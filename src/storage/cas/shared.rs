@@ -237,9 +237,10 @@ impl VolumeShared {
         self.journalled.load(Ordering::Acquire)
     }
 
-    /// Tells that everything up to `number` is durable.
+    /// Tells that everything up to `number` is durable. It never goes back: a thread may come here with
+    /// a record that has become durable while another has given up.
     pub(super) fn set_journalled(&self, number: u64) {
-        if self.journalled.swap(number, Ordering::AcqRel) != number {
+        if self.journalled.fetch_max(number, Ordering::AcqRel) < number {
             self.wake();
         }
     }

@@ -56,15 +56,20 @@ impl Sleepers {
         was_asleep
     }
 
-    /// Has the calling thread sleep until it is woken, unless `look` finds it something to do.
+    /// Has the calling thread sleep until it is woken, unless `look` finds it something to do. It is to
+    /// take it and no more: until it returns, others rely on this thread for what they bring.
     pub(super) fn sleep(&self, own: &Sleeper, look: impl FnOnce() -> bool) {
         self.count.fetch_add(1, Ordering::Relaxed);
         own.is_asleep.store(true, Ordering::Release);
         fence(Ordering::SeqCst);
-        if !look() {
+        let found = look();
+        if !found {
             thread::park();
         }
-        self.wake(own);
+        if !self.wake(own) && found {
+            // Who brought more in the meantime took this one for asleep, and woke nobody else.
+            self.wake_one();
+        }
     }
 
     /// Has all that sleep look for work.
@@ -131,5 +136,33 @@ mod tests {
         for threads in [1, 2] {
             assert_eq!(left_lying(threads), 0, "by {threads} threads");
         }
+    }
+
+    #[test]
+    fn work_that_comes_while_a_thread_takes_other_work_is_done_by_another() {
+        let (sleepers, work) = (Sleepers::default(), AtomicUsize::new(0));
+        let own = sleepers.join();
+        thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                let own = sleepers.join();
+                sleepers.sleep(&own, || false);
+                take(&work)
+            });
+            while sleepers.count.load(Ordering::Acquire) == 0 {
+                thread::yield_now();
+            }
+            sleepers.sleep(&own, || {
+                work.fetch_add(1, Ordering::AcqRel);
+                sleepers.wake_one();
+                true
+            });
+            let patience = clock::now().after(Duration::from_secs(10));
+            while !other.is_finished() && clock::now() < patience {
+                thread::yield_now();
+            }
+            let is_done = other.is_finished();
+            sleepers.wake_all();
+            assert!(other.join().unwrap() && is_done, "it sleeps on");
+        });
     }
 }

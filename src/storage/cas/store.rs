@@ -4,6 +4,7 @@ pub(super) mod files;
 mod mapped;
 
 use std::fmt;
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -151,10 +152,52 @@ struct Inner {
 
 type AnyMedium = Guarded<Arc<dyn Medium>>;
 
+/// How long those who ask something of a store may take to let go of it when it is closed.
+const LETTING_GO: Duration = Duration::from_secs(10);
+
 struct Threads {
     group: JoinHandle<Sequence>,
     committer: JoinHandle<Committer<AnyMedium>>,
     readers: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    fn start(
+        shared: &Arc<StoreShared>,
+        group: GroupCommitter<AnyMedium>,
+        committer: Committer<AnyMedium>,
+        priority: Option<u8>,
+    ) -> io::Result<Self> {
+        let mut readers = Vec::new();
+        for _ in 0..READERS {
+            let shared = Arc::clone(shared);
+            let reader = thread::Builder::new().name("archive-read".into());
+            let reader = reader.spawn(move || {
+                let _guard = StopsOnPanic(Arc::clone(&shared));
+                shared.reader.pool.run(&shared.reader);
+            });
+            readers.push(reader?);
+        }
+        let bells = Arc::clone(shared);
+        let thread = thread::Builder::new().name("archive-journal".into());
+        let group = thread.spawn(move || {
+            let _guard = StopsOnPanic(Arc::clone(&bells));
+            bells.journal_bell.answered_here();
+            scheduling::raise(priority, &bells.name);
+            run_group(group)
+        });
+        let group = group?;
+        let bells = Arc::clone(shared);
+        let thread = thread::Builder::new().name("archive-commit".into());
+        let committer = thread.spawn(move || {
+            let _guard = StopsOnPanic(Arc::clone(&bells));
+            bells.commit_bell.answered_here();
+            scheduling::lower();
+            run_committer(committer)
+        });
+        let committer = committer?;
+        Ok(Self { group, committer, readers })
+    }
 }
 
 impl fmt::Debug for CasStore {
@@ -208,47 +251,24 @@ impl CasStore {
         options: &StoreOptions,
     ) -> Result<Self, CasError> {
         let OpenStore { shared, group, committer, requests, group_requests, status, .. } = opened;
-        let failed =
-            |source| CasError::Io { op: "start a thread for", path: path.to_path_buf(), source };
-        let mut readers = Vec::new();
-        for _ in 0..READERS {
-            let shared = Arc::clone(&shared);
-            let reader = thread::Builder::new().name("archive-read".into());
-            let reader = reader.spawn(move || {
-                let _guard = StopsOnPanic(Arc::clone(&shared));
-                shared.reader.pool.run(&shared.reader);
-            });
-            readers.push(reader.map_err(failed)?);
-        }
-        let (priority, bells) = (options.priority, Arc::clone(&shared));
-        let thread = thread::Builder::new().name("archive-journal".into());
-        let group = thread.spawn(move || {
-            let _guard = StopsOnPanic(Arc::clone(&bells));
-            bells.journal_bell.answered_here();
-            scheduling::raise(priority, &bells.name);
-            run_group(group)
-        });
-        let group = group.map_err(failed)?;
-        let bells = Arc::clone(&shared);
-        let thread = thread::Builder::new().name("archive-commit".into());
-        let committer = thread.spawn(move || {
-            let _guard = StopsOnPanic(Arc::clone(&bells));
-            bells.commit_bell.answered_here();
-            scheduling::lower();
-            run_committer(committer)
-        });
-        let committer = committer.map_err(failed)?;
+        let threads = Threads::start(&shared, group, committer, options.priority);
+        let threads = threads.map_err(|source| {
+            // Those that were started are not to keep it locked.
+            shared.reader.pool.end();
+            let _ = group_requests.send(GroupRequest::Close);
+            shared.journal_bell.ring();
+            CasError::Io { op: "start a thread for", path: path.to_path_buf(), source }
+        })?;
         Ok(Self(Arc::new(Inner {
             path: path.into(),
             shared,
             requests,
             group_requests,
             status,
-            threads: Mutex::new(Some(Threads { group, committer, readers })),
+            threads: Mutex::new(Some(threads)),
             _files: files,
         })))
     }
-
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0.path
@@ -440,10 +460,14 @@ impl CasStore {
                 Some(last) => last.sectors.0 += sectors,
                 None => ranges.push(DiffRange { lba: Lba(lba), sectors: Sectors(sectors) }),
             }
+            if self.0.shared.is_closing() {
+                return ControlFlow::Break(());
+            }
             ControlFlow::Continue(())
         });
         match compared {
-            Ok(_) => Ok(ranges),
+            Ok(ControlFlow::Continue(())) => Ok(ranges),
+            Ok(ControlFlow::Break(())) => Err(self.0.stopped()),
             Err(error) => {
                 Err(CasError::Unreadable { path: self.0.path.clone(), why: Why::from(error).0 })
             }
@@ -505,6 +529,21 @@ impl CasStore {
         self.0.close()
     }
 
+    /// Closes it as [`Self::close`] does, and waits until it can be opened again: a closed store stays
+    /// locked as long as a clone of it is there, which whoever is asking something of it has. Those are
+    /// answered [`CasError::Stopped`]; who is not after some seconds is not waited for.
+    ///
+    /// # Errors
+    /// As [`Self::close`].
+    pub fn close_and_let_go(self) -> Result<(), CasError> {
+        let closed = self.0.close();
+        let patience = clock::now().after(LETTING_GO);
+        while Arc::strong_count(&self.0) > 1 && clock::now() < patience {
+            thread::sleep(LETTING_GO / 1000);
+        }
+        closed
+    }
+
     /// Reads through the store at `path`, which nobody may have open. Nothing is written to it.
     ///
     /// # Errors
@@ -562,10 +601,12 @@ impl CasStore {
     /// Counts what the volumes and snapshots of this store hold, as of the last commit.
     ///
     /// # Errors
-    /// [`CasError::Stopped`] when the store is closed.
+    /// [`CasError::Stopped`] when the store is closed, before or meanwhile.
     pub fn usage(&self) -> Result<Usage, CasError> {
         let manifest = self.manifest()?;
-        Ok(usage::usage(&self.0.path, &manifest, &self.0.shared.reader))
+        let Inner { path, shared, .. } = &*self.0;
+        let usage = usage::usage(path, &manifest, &shared.reader, &|| shared.is_closing());
+        usage.ok_or_else(|| self.0.stopped())
     }
 
     /// As [`Self::usage`], of the store at `path`, which nobody may have open.

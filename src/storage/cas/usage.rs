@@ -115,13 +115,19 @@ pub(super) fn usage_of(path: &Path) -> Result<Usage, CasError> {
     let block_bytes = manifest.block_bytes as usize;
     let name = path.display().to_string();
     let reader = Reader::new(name, Arc::new(blobs), index, packs, block_bytes, CACHE);
-    Ok(usage(path, &manifest, &reader))
+    usage(path, &manifest, &reader, &|| false)
+        .ok_or_else(|| CasError::Stopped { path: path.into() })
 }
 
-/// Counts what the volumes and snapshots of a manifest have.
-pub(super) fn usage(path: &Path, manifest: &Manifest, reader: &Reader) -> Usage {
-    let mut walk =
-        Walk { reader, blocks: HashMap::new(), nodes: HashMap::new(), unreadable: 0, disk: 0 };
+/// Counts what the volumes and snapshots of a manifest have; `None` when it `is_over` before.
+pub(super) fn usage(
+    path: &Path,
+    manifest: &Manifest,
+    reader: &Reader,
+    is_over: &dyn Fn() -> bool,
+) -> Option<Usage> {
+    let (blocks, nodes) = (HashMap::new(), HashMap::new());
+    let mut walk = Walk { reader, is_over, blocks, nodes, unreadable: 0, disk: 0 };
     let block_bytes = u64::from(manifest.block_bytes);
     let mut disks = Vec::new();
     for volume in &manifest.volumes {
@@ -158,8 +164,11 @@ pub(super) fn usage(path: &Path, manifest: &Manifest, reader: &Reader) -> Usage 
             disk.own_stored_bytes += u64::from(node.stored);
         }
     }
+    if is_over() {
+        return None;
+    }
     let table = reader.packs.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-    Usage {
+    Some(Usage {
         path: path.into(),
         mapped_bytes: disks.iter().map(|disk| disk.mapped_bytes).sum(),
         unique_bytes: walk.blocks.len() as u64 * block_bytes,
@@ -169,7 +178,7 @@ pub(super) fn usage(path: &Path, manifest: &Manifest, reader: &Reader) -> Usage 
         pack_bytes: table.iter().map(|pack| u64::from(pack.bytes)).sum(),
         unreadable: walk.unreadable,
         disks,
-    }
+    })
 }
 
 /// A node that was seen.
@@ -185,6 +194,8 @@ struct Seen {
 
 struct Walk<'a> {
     reader: &'a Reader,
+    /// Whether nobody wants to know any more.
+    is_over: &'a dyn Fn() -> bool,
     /// Octets of the payload, and who has it.
     blocks: HashMap<ContentId, (u32, u32)>,
     nodes: HashMap<ContentId, Seen>,
@@ -207,6 +218,9 @@ impl Walk<'_> {
             self.nodes.get(&id).filter(|s| s.owner == self.disk || s.owner == SHARED)
         {
             return seen.mapped;
+        }
+        if (self.is_over)() {
+            return 0;
         }
         let node = self.reader.node(id, level).ok().filter(|node| node.level() == level);
         let (Some(node), Some(stored)) = (node, self.stored(id)) else {

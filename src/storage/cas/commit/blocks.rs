@@ -111,14 +111,20 @@ pub(super) fn prepare(
     }
     let share = blocks.len().div_ceil(threads);
     let parts = thread::scope(|scope| {
-        let workers: Vec<_> =
-            blocks.chunks(share).map(|share| scope.spawn(move || work(share))).collect();
-        let join = |worker: thread::ScopedJoinHandle<'_, _>| worker.join();
-        workers.into_iter().map(join).collect::<Vec<_>>()
+        let spawn = |share| {
+            let worker = thread::Builder::new().name("archive-hash".into());
+            worker.spawn_scoped(scope, move || work(share)).map_err(Trouble::Thread)
+        };
+        // All are begun before the first one is waited for.
+        let workers: Vec<_> = blocks.chunks(share).map(spawn).collect();
+        let join = |worker: thread::ScopedJoinHandle<'_, Result<Chunk, ReadError>>| {
+            Ok(worker.join().map_err(|_| Trouble::Panicked)??)
+        };
+        workers.into_iter().map(|worker| worker.and_then(join)).collect::<Vec<_>>()
     });
     let mut all = Chunk { prepared: Vec::with_capacity(blocks.len()), ..Chunk::default() };
     for part in parts {
-        let Chunk { prepared, orphans, split } = part.map_err(|_| Trouble::Panicked)??;
+        let Chunk { prepared, orphans, split } = part?;
         all.prepared.extend(prepared);
         all.orphans.extend(orphans);
         all.split.add(&split);
