@@ -97,9 +97,13 @@ impl Server {
     pub fn unexport(&mut self, address: Address) -> Result<(), ServerError> {
         let index = self.exports.iter().position(|export| export.address == address);
         let index = index.ok_or(ServerError::NotExported { address })?;
-        self.take_off(address)?;
-        self.exports.remove(index);
+        for error in self.close_those_left() {
+            log::error!("{error}");
+        }
+        let export = self.exports.remove(index);
+        let taken = self.take_off(&export);
         self.publish();
+        taken?;
         self.close_stores([]).pop().map_or(Ok(()), Err)
     }
 
@@ -130,9 +134,8 @@ impl Server {
                 self.exports.push(export);
                 continue;
             }
-            if let Err(error) = self.take_off(address) {
+            if let Err(error) = self.take_off(&export) {
                 errors.push(error);
-                self.exports.push(export);
             } else if displaced {
                 log::warn!("{address}: {} gives way to the configuration", export.storage);
             } else {
@@ -162,13 +165,12 @@ impl Server {
         target
     }
 
-    /// Closes the archives that no target is in, neither one that is served nor one that is `coming`.
+    /// Closes the archives that no target is in, neither one whose disk is open nor one that is `coming`.
     pub(super) fn close_stores<'a>(
         &'a self,
         coming: impl IntoIterator<Item = &'a TargetConfig>,
     ) -> Vec<ServerError> {
-        let present = self.config.targets.iter().chain(&self.exports);
-        let wanted: Vec<_> = present.chain(coming).filter_map(store_of).collect();
+        let wanted: Vec<_> = self.with_open_disks().chain(coming).filter_map(store_of).collect();
         self.stores.close_others(&wanted).into_iter().map(Into::into).collect()
     }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -90,6 +90,15 @@ pub enum ServerError {
     /// The loop does not answer.
     #[error("the poll loop does not answer")]
     Unresponsive,
+    /// It takes no more requests, but waits to answer what it has taken, for room on its disk for instance.
+    #[error(
+        "target {address} still waits to answer what it has taken, and takes no more; only then is its disk \
+         closed, and a reload can serve it again"
+    )]
+    Leaving {
+        /// The target.
+        address: Address,
+    },
     /// A disk could not be made durable when it was closed.
     #[error(
         "target {address}: not all that was written to it is durable; check what is on it before it \
@@ -116,6 +125,8 @@ pub struct Server {
     pub(super) config: Config,
     /// Snapshots that are served although no configuration says so.
     pub(super) exports: Vec<TargetConfig>,
+    /// Targets that were taken off and still wait to answer, and where each comes when it has.
+    leaving: Vec<(TargetConfig, Receiver<Option<Export<Backend>>>)>,
     pub(super) control: Control,
     state: Arc<StateDirectory>,
     journal: Option<FileJournal>,
@@ -166,9 +177,9 @@ impl Server {
             return Err(os("start the thread that saves settings")(error));
         }
         let thread = spawn(listener, server).map_err(os("start the poll loop"))?;
-        let (exports, stores, served) = (Vec::new(), Stores::new(), Arc::default());
-        let thread = Some(thread);
-        Ok(Self { config, exports, control, state, journal, stores, served, thread })
+        let (exports, leaving) = (Vec::new(), Vec::new());
+        let (stores, served, thread) = (Stores::new(), Arc::default(), Some(thread));
+        Ok(Self { config, exports, leaving, control, state, journal, stores, served, thread })
     }
 
     /// The configuration in force: of targets, those that are served.
@@ -203,7 +214,7 @@ impl Server {
         let live = &mut self.config.server;
         (live.poll, live.spin, live.probe, live.log_level) = (poll, spin, probe, log_level);
 
-        let mut errors = Vec::new();
+        let mut errors = self.close_those_left();
         for address in change.removed {
             errors.extend(self.remove(address).err());
         }
@@ -272,6 +283,9 @@ impl Server {
     /// Opens a target and hands it to the loop.
     fn offer(&self, target: &TargetConfig) -> Result<Receiver<Answer>, ServerError> {
         let address = target.address;
+        if self.leaving.iter().any(|(leaving, _)| leaving.address == address) {
+            return Err(ServerError::Leaving { address });
+        }
         let refused = |source| ServerError::Target { address, source };
         let ports = self.ports(target).map_err(refused)?;
         let means = StorageMeans {
@@ -299,25 +313,60 @@ impl Server {
         }
     }
 
-    /// Stops serving a target and closes its disk. Returns what it was configured as.
+    /// Stops serving a target and closes its disk. Returns what it was configured as. Whatever is
+    /// returned, it is served no more.
     fn remove(&mut self, address: Address) -> Result<Option<TargetConfig>, ServerError> {
-        self.take_off(address)?;
         let targets = &mut self.config.targets;
-        let index = targets.iter().position(|target| target.address == address);
-        let old = index.map(|index| targets.swap_remove(index));
+        let Some(index) = targets.iter().position(|target| target.address == address) else {
+            return Ok(None);
+        };
+        let old = targets.swap_remove(index);
+        let taken = self.take_off(&old);
         self.publish();
-        Ok(old)
+        taken.map(|()| Some(old))
     }
 
-    /// Has the loop stop serving a target, and closes its disk.
-    pub(super) fn take_off(&self, address: Address) -> Result<(), ServerError> {
+    /// Has the loop stop serving a target, and closes its disk. One that does not come off in time is on
+    /// record as leaving.
+    pub(super) fn take_off(&mut self, target: &TargetConfig) -> Result<(), ServerError> {
+        let address = target.address;
         let export = self.control.remove(address)?;
-        let export = export.recv_timeout(PATIENCE).map_err(|_| ServerError::Unresponsive)?;
-        // It is gone, however this ends.
-        for error in close(export.into_iter().collect()) {
-            log::error!("{error}");
+        match export.recv_timeout(PATIENCE) {
+            Ok(export) => {
+                // It is gone, however this ends.
+                for error in close(export.into_iter().collect()) {
+                    log::error!("{error}");
+                }
+                Ok(())
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(LoopEnded.into()),
+            Err(RecvTimeoutError::Timeout) => {
+                self.leaving.push((target.clone(), export));
+                Err(ServerError::Leaving { address })
+            }
         }
-        Ok(())
+    }
+
+    /// Closes the disks of those that were leaving and have answered by now. Returns which of them are
+    /// not durable.
+    pub(super) fn close_those_left(&mut self) -> Vec<ServerError> {
+        let mut errors = Vec::new();
+        self.leaving.retain(|(_, export)| match export.try_recv() {
+            Ok(export) => {
+                errors.extend(close(export.into_iter().collect()));
+                false
+            }
+            // With the loop they came to its end.
+            Err(TryRecvError::Disconnected) => false,
+            Err(TryRecvError::Empty) => true,
+        });
+        errors
+    }
+
+    /// The targets whose disks are open.
+    pub(super) fn with_open_disks(&self) -> impl Iterator<Item = &TargetConfig> {
+        let leaving = self.leaving.iter().map(|(target, _)| target);
+        self.config.targets.iter().chain(&self.exports).chain(leaving)
     }
 
     /// Changes what can be changed while a target serves.
@@ -357,6 +406,7 @@ impl Server {
         let _ = self.control.stop();
         // A loop that panics ends the process, so that there always are exports.
         let mut errors = thread.join().map(close).unwrap_or_default();
+        errors.extend(self.close_those_left());
         errors.extend(self.stores.close().into_iter().map(Into::into));
         // Last: until here images were using it.
         let closed = self.journal.take().map_or(Ok(()), |journal| journal.close());

@@ -1,7 +1,14 @@
 //! Archives come and go with the targets in them; snapshots that were exported stay.
 
+use std::fs;
+use std::time::Duration;
+
+use aoe_server::client::Range;
+use aoe_server::units::{Lba, Sectors};
+
 use crate::common::net::{PATIENCE, TestNet, within};
 use crate::common::server::{Home, ServerProcess, client, ended, mem_target, run};
+use crate::common::small_disk::{SmallDisk, fill};
 use crate::{archive_target, ask, ask_json};
 
 const MTU: usize = 9000;
@@ -82,5 +89,65 @@ fn an_archive_is_closed_with_its_last_target_and_exports_outlive_reloads() {
     // And the server again.
     reload(&server, &with(&[disk(0)]));
     initiator.open("e1.0".parse().unwrap()).expect("it serves");
+    assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
+}
+
+/// Octets that do not compress, and are nowhere twice.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let word = || {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (state ^ state >> 29).to_le_bytes()
+    };
+    std::iter::repeat_with(word).flatten().take(len).collect()
+}
+
+#[test]
+fn a_target_that_cannot_answer_leaves_when_it_can_and_comes_back_with_a_reload() {
+    let Some(net) = TestNet::new(MTU) else { return };
+    let home = Home::new();
+    let small = home.path("small");
+    let Some(_mounted) = SmallDisk::mount(small.clone(), 24 << 20) else { return };
+    let steady = home.server(net.a, "af-packet") + &mem_target(5, "64 KiB", "");
+    let config = |more: &str| {
+        let disk = archive_target(&home, 0, "size = \"16 MiB\"");
+        let disk = disk.replace("/archive\"", "/small/archive\"");
+        steady.clone() + &disk.replace("slot = 0", &format!("slot = 0\n{more}"))
+    };
+    let mut server = ServerProcess::start_in(&home, &config(""));
+    let mut initiator = client(net.b);
+
+    // More than the journal has room for, and no commit can make any.
+    fill(&small.join("ballast"));
+    let octets = noise(8 << 20);
+    let address = "e1.0".parse().unwrap();
+    let disk = initiator.open(address).unwrap();
+    let count = Sectors::from_bytes(octets.len() as u64);
+    let range = Range { disk: &disk, lba: Lba(0), count, depth: 16 };
+    initiator.write(&range, &mut &octets[..], &mut |_| ()).expect_err("there is no room");
+
+    // It takes no more, but does not get rid of what it has.
+    server.reload(&config("serial = \"other\""));
+    let waits = "target e1.0 still waits to answer what it has taken";
+    let told = within(Duration::from_secs(60), || server.log().contains(waits));
+    assert!(told, "{}", server.log());
+    let others = || vec![(String::from("e1.5"), false)];
+    assert!(within(PATIENCE, || targets(&home) == others()));
+    reload(&server, &config("serial = \"other\""));
+    assert_eq!(targets(&home), others(), "there is no room still");
+    initiator.open("e1.5".parse().unwrap()).expect("the others are served");
+
+    fs::remove_file(small.join("ballast")).unwrap();
+    let back = within(Duration::from_secs(60), || {
+        reload(&server, &config("serial = \"other\""));
+        targets(&home).len() == 2
+    });
+    assert!(back, "{}", server.log());
+    let disk = initiator.open(address).unwrap();
+    let range = Range { disk: &disk, lba: Lba(0), count, depth: 16 };
+    initiator.write(&range, &mut &octets[..], &mut |_| ()).unwrap();
+    let mut found = Vec::new();
+    initiator.read(&range, &mut found, &mut |_| ()).unwrap();
+    assert!(found == octets);
     assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
 }
