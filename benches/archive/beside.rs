@@ -70,7 +70,7 @@ impl Limit {
             let most = (count - first).min(longest / frame);
             let frames = (0..most).take_while(|next| came(first + next) <= moment).count();
             if frames == 0 {
-                std::thread::sleep(came(first).since(moment));
+                std::thread::park_timeout(came(first).since(moment));
                 continue;
             }
             let len = frames * frame;
@@ -119,11 +119,11 @@ impl LimitBesidePacks {
                     if over.load(Ordering::Relaxed) {
                         return;
                     }
-                    std::thread::sleep(Duration::from_millis(1));
+                    std::thread::park_timeout(Duration::from_millis(1));
                 }
-                blobs
-                    .iter()
-                    .for_each(|blob| assert_eq!(self.packs.put(blob).unwrap(), Put::Written));
+                for blob in blobs {
+                    assert_eq!(self.packs.put(blob).unwrap(), Put::Written);
+                }
             }
         };
         // They stay: where a file system discards what is deleted, the next round would wait for that.

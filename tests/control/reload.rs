@@ -129,7 +129,7 @@ fn a_target_that_cannot_answer_leaves_when_it_can_and_comes_back_with_a_reload()
     // It takes no more, but does not get rid of what it has.
     server.reload(&config("serial = \"other\""));
     let waits = "target e1.0 still waits to answer what it has taken";
-    let told = within(Duration::from_secs(60), || server.log().contains(waits));
+    let told = within(Duration::from_mins(1), || server.log().contains(waits));
     assert!(told, "{}", server.log());
     let others = || vec![(String::from("e1.5"), false)];
     assert!(within(PATIENCE, || targets(&home) == others()));
@@ -138,7 +138,7 @@ fn a_target_that_cannot_answer_leaves_when_it_can_and_comes_back_with_a_reload()
     initiator.open("e1.5".parse().unwrap()).expect("the others are served");
 
     fs::remove_file(small.join("ballast")).unwrap();
-    let back = within(Duration::from_secs(60), || {
+    let back = within(Duration::from_mins(1), || {
         reload(&server, &config("serial = \"other\""));
         targets(&home).len() == 2
     });

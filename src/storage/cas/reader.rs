@@ -732,10 +732,9 @@ impl FetchPool {
     /// Serves one fetch; `false` when there is none.
     #[cfg(test)]
     pub(super) fn step(&self, reader: &Reader) -> bool {
-        let taken = self.take();
-        let any = taken.is_some();
-        taken.into_iter().for_each(|taken| serve(reader, taken, &mut Vec::new()));
-        any
+        let Some(taken) = self.take() else { return false };
+        serve(reader, taken, &mut Vec::new());
+        true
     }
 
     fn take(&self) -> Option<TakenFetch> {
@@ -763,7 +762,9 @@ impl FetchPool {
                     taken.is_some() || self.ended.load(Ordering::Acquire)
                 });
             }
-            taken.into_iter().for_each(|taken| serve(reader, taken, &mut piece));
+            if let Some(taken) = taken {
+                serve(reader, taken, &mut piece);
+            }
         }
     }
 

@@ -539,7 +539,7 @@ impl CasStore {
         let closed = self.0.close();
         let patience = clock::now().after(LETTING_GO);
         while Arc::strong_count(&self.0) > 1 && clock::now() < patience {
-            thread::sleep(LETTING_GO / 1000);
+            thread::park_timeout(LETTING_GO / 1000);
         }
         closed
     }
