@@ -36,8 +36,8 @@ const WRITTEN: usize = 256 << 20;
 const FRAME: usize = 16 * SECTOR;
 /// The longest record that requests in flight make, about; what the limit is measured with.
 const RECORD: usize = DEPTH * FRAME;
-/// What is committed at a time, and in packs of what size.
-const COMMIT: (usize, usize) = (64 << 20, 16 << 20);
+/// Octets of a pack, as the archive makes them.
+const PACK: usize = 16 << 20;
 
 /// A store that is gone when this is.
 struct Scratch {
@@ -149,6 +149,7 @@ fn paced_writes(c: &mut Criterion) {
     let mut data = vec![0; WRITTEN];
     let mut scratch = Scratch::new();
     let gap = Duration::from_secs(1) / (RATE / u32::try_from(FRAME).unwrap());
+    let commit = usize::try_from(StoreOptions::default().commit_bytes).unwrap();
     let limit = LimitBesidePacks::new(scratch.directory.path(), RECORD);
     let (mut seed, mut all, mut alone) = (100, Vec::new(), Vec::new());
     let mut rounds = Rounds::default();
@@ -166,7 +167,7 @@ fn paced_writes(c: &mut Criterion) {
                 scratch.commit();
                 rounds.add("archive", per_mille(&mut round, 990).as_secs_f64() * 1e3);
                 all.extend(round);
-                let mut round = limit.latencies(&data, FRAME, gap, COMMIT);
+                let mut round = limit.latencies(&data, FRAME, gap, (commit, PACK));
                 rounds.add(
                     "disk alone, as its journal and packs",
                     per_mille(&mut round, 990).as_secs_f64() * 1e3,
