@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 #![allow(clippy::print_stdout, reason = "it tells by how much")]
 
+#[path = "common/noise.rs"]
+mod noise;
+
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,6 +13,8 @@ use aoe_server::clock::now;
 use aoe_server::storage::cas::{CasStore, CasVolume, StoreOptions, VolumeOptions};
 use aoe_server::storage::{Accepted, BlockStorage, Ready};
 use aoe_server::units::{Lba, SECTOR_SIZE, Sectors};
+
+use noise::noise;
 
 const MIB: u64 = 1 << 20;
 /// What is given to overlays and to caches each, in bytes: a lot, and little.
@@ -32,17 +37,6 @@ fn status(name: &str) -> u64 {
     let figure = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     let kib = figure.trim_start_matches(':').trim().trim_end_matches(" kB");
     kib.parse::<u64>().unwrap() << 10
-}
-
-/// Octets that nothing else has, and that do not compress.
-fn noise(seed: u64, octets: &mut [u8]) {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    for word in octets.chunks_exact_mut(8) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        word.copy_from_slice(&state.to_le_bytes());
-    }
 }
 
 /// What the data of a request is made of.

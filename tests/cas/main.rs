@@ -10,6 +10,8 @@ mod fixture;
 mod heal;
 mod index_heals;
 mod no_space;
+#[path = "../common/noise.rs"]
+mod noise;
 #[path = "../common/octets.rs"]
 mod octets;
 mod older;

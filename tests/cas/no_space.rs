@@ -9,6 +9,7 @@ use aoe_server::storage::{Accepted, BlockStorage as _, Fault, Ticket};
 use aoe_server::units::{Lba, Sectors};
 
 use crate::disk::{offer, read, settle, wait, while_driven};
+use crate::noise::noise as fill_with_noise;
 use crate::small_disk::{SmallDisk, fill};
 
 const MIB: u64 = 1 << 20;
@@ -27,12 +28,9 @@ fn options() -> StoreOptions {
 
 /// Eight sectors that do not compress.
 fn noise(lba: u64) -> Vec<u8> {
-    let mut state = lba + 1;
-    let word = || {
-        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-        (state ^ state >> 29).to_le_bytes()
-    };
-    std::iter::repeat_with(word).take(8 * 512 / 8).flatten().collect()
+    let mut octets = vec![0; 8 * 512];
+    fill_with_noise(lba, &mut octets);
+    octets
 }
 
 #[test]

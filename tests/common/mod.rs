@@ -3,6 +3,9 @@
 #[cfg(feature = "cli")]
 pub(crate) mod capture;
 pub(crate) mod net;
+#[cfg(feature = "cas")]
+#[allow(dead_code, reason = "each test program uses a part of this")]
+pub(crate) mod noise;
 #[cfg(feature = "cli")]
 pub(crate) mod server;
 pub(crate) mod small_disk;

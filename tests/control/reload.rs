@@ -1,4 +1,5 @@
-//! Archives come and go with the targets in them; snapshots that were exported stay.
+//! Archives come and go with the targets in them; snapshots that were exported stay, and a target that
+//! cannot answer keeps nobody waiting.
 
 use std::fs;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use aoe_server::client::Range;
 use aoe_server::units::{Lba, Sectors};
 
 use crate::common::net::{PATIENCE, TestNet, within};
+use crate::common::noise::noise;
 use crate::common::server::{Home, ServerProcess, client, ended, mem_target, run};
 use crate::common::small_disk::{SmallDisk, fill};
 use crate::{archive_target, ask, ask_json};
@@ -92,16 +94,6 @@ fn an_archive_is_closed_with_its_last_target_and_exports_outlive_reloads() {
     assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
 }
 
-/// Octets that do not compress, and are nowhere twice.
-fn noise(len: usize) -> Vec<u8> {
-    let mut state = 1_u64;
-    let word = || {
-        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-        (state ^ state >> 29).to_le_bytes()
-    };
-    std::iter::repeat_with(word).flatten().take(len).collect()
-}
-
 #[test]
 fn a_target_that_cannot_answer_leaves_when_it_can_and_comes_back_with_a_reload() {
     let Some(net) = TestNet::new(MTU) else { return };
@@ -119,7 +111,8 @@ fn a_target_that_cannot_answer_leaves_when_it_can_and_comes_back_with_a_reload()
 
     // More than the journal has room for, and no commit can make any.
     fill(&small.join("ballast"));
-    let octets = noise(8 << 20);
+    let mut octets = vec![0; 8 << 20];
+    noise(1, &mut octets);
     let address = "e1.0".parse().unwrap();
     let disk = initiator.open(address).unwrap();
     let count = Sectors::from_bytes(octets.len() as u64);
