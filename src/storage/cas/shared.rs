@@ -338,3 +338,17 @@ pub(super) enum News {
     /// An empty generation, to be used again.
     Spare(Box<Generation>),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_failed_stays_done_with_whoever_still_tells_of_a_record() {
+        let volume = VolumeShared::new(VolumeNumber(1), 5, None);
+        volume.fail();
+        volume.set_journalled(7);
+        assert_eq!(volume.journalled(), u64::MAX);
+        assert!(volume.has_failed(6) && !volume.has_failed(5));
+    }
+}

@@ -2,6 +2,8 @@
 
 pub(super) mod files;
 mod mapped;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::io;
@@ -269,6 +271,7 @@ impl CasStore {
             _files: files,
         })))
     }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0.path
@@ -539,7 +542,7 @@ impl CasStore {
         let closed = self.0.close();
         let patience = clock::now().after(LETTING_GO);
         while Arc::strong_count(&self.0) > 1 && clock::now() < patience {
-            thread::park_timeout(LETTING_GO / 1000);
+            thread::park_timeout(Duration::from_millis(10));
         }
         closed
     }
@@ -735,24 +738,5 @@ fn run_committer<M: Medium>(mut committer: Committer<M>) -> Committer<M> {
                 return committer;
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_store_whose_thread_panics_stops() {
-        let directory = tempfile::tempdir().unwrap();
-        let options = StoreOptions { journal_bytes: 4 << 20, ..StoreOptions::default() };
-        let (store, _) = CasStore::open(directory.path(), &options).unwrap();
-        let shared = Arc::clone(&store.0.shared);
-        let thread = thread::spawn(move || {
-            let _guard = StopsOnPanic(shared);
-            panic!("on purpose");
-        });
-        assert!(thread.join().is_err());
-        assert!(matches!(store.commit(), Err(CasError::Stopped { .. })));
     }
 }
