@@ -1,5 +1,6 @@
 //! An archive in a running server: snapshots while a disk is served, and what initiators see of them.
 
+use std::ffi::OsStr;
 use std::fs;
 
 use aoe_server::client::{Client, Range};
@@ -17,7 +18,11 @@ const EXPORT: Address = Address::new(1, 9);
 const LENGTH: usize = 256 << 10;
 
 fn write(client: &mut Client, octet: u8) {
-    let disk = client.open(DISK).unwrap();
+    write_to(client, DISK, octet);
+}
+
+fn write_to(client: &mut Client, address: Address, octet: u8) {
+    let disk = client.open(address).unwrap();
     let count = Sectors::from_bytes(LENGTH as u64);
     let range = Range { disk: &disk, lba: Lba(16), count, depth: 16 };
     client.write(&range, &mut &vec![octet; LENGTH][..], &mut |_| ()).unwrap();
@@ -332,4 +337,40 @@ fn an_archive_that_cannot_be_opened_is_told_with_the_address_of_each_target() {
     fs::write(&file, home.server(net.a, "af-packet") + &archive_target(&home, 0, "")).unwrap();
     let (_, stderr) = ended(&run(["serve".as_ref(), "--config".as_ref(), file.as_os_str()]), 2);
     assert!(stderr.contains("no volume e1.0") && stderr.contains("size"), "{stderr}");
+}
+
+/// As it stands but for the interface and the place, and its last part, which is commented out there.
+#[test]
+fn the_example_of_an_archive_serves_two_disks_that_share_blocks_and_a_snapshot() {
+    let Some(net) = TestNet::new(MTU) else { return };
+    let home = Home::new();
+    let example = fs::read_to_string("config/cas-file.toml").unwrap();
+    let archive = home.path("archive");
+    let example = example
+        .replace("[server]\ninterface = \"eth0\"\n", &home.server(net.a, "af-packet"))
+        .replace("/data/aoe/blobs", archive.to_str().unwrap());
+    let (disks, snapshot) = example.split_once("# The first disk as it was").unwrap();
+    let (_, snapshot) = snapshot.split_once('\n').unwrap();
+    let snapshot: Vec<_> =
+        snapshot.lines().map(|line| line.strip_prefix('#').unwrap().trim_start()).collect();
+
+    let other = Address::new(1, 1);
+    let mut server = ServerProcess::start_in(&home, disks);
+    let mut initiator = client(net.b);
+    for address in [DISK, other] {
+        assert_eq!(size(&mut initiator, address), 8 << 21);
+        write_to(&mut initiator, address, 1);
+    }
+    yes(&home, "store commit");
+    let ratio = ask_json(&home, "store usage")["dedup_ratio"].as_f64().unwrap();
+    assert!(ratio >= 2.0, "{ratio}: a block is there once");
+    yes(&home, "snapshot create e1.0@monday");
+    write(&mut initiator, 2);
+    server.reload(&format!("{disks}\n{}\n", snapshot.join("\n")));
+    assert!(within(PATIENCE, || initiator.open(EXPORT).is_ok()), "{}", server.log());
+    let found = [DISK, other, EXPORT].map(|address| read(&mut initiator, address));
+    assert_eq!(found, [2, 1, 1]);
+    assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
+    let fsck = ["store", "fsck", archive.to_str().unwrap()];
+    ended(&run(fsck.map(OsStr::new)), 0);
 }
